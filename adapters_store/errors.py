@@ -1,0 +1,183 @@
+"""Everything that polyad raises on purpose, and how HTTP and gRPC say it.
+
+PolyadError                    500 INTERNAL
+├── InvalidInput               400 INVALID_ARGUMENT
+│   ├── InvalidName            400 INVALID_ARGUMENT
+│   ├── InvalidAdapter         400 INVALID_ARGUMENT
+│   ├── InvalidSource          400 INVALID_ARGUMENT
+│   └── TooLarge               413 INVALID_ARGUMENT
+├── Unauthenticated            401 UNAUTHENTICATED
+├── Forbidden                  403 PERMISSION_DENIED
+├── NotFound                   404 NOT_FOUND
+│   ├── UnknownModel           404 NOT_FOUND
+│   ├── UnknownAdapter         404 NOT_FOUND
+│   ├── UnknownVersion         404 NOT_FOUND
+│   ├── UnknownAlias           404 NOT_FOUND
+│   └── UnknownSource          404 NOT_FOUND
+├── Conflict                   409 FAILED_PRECONDITION
+│   ├── AliasMoved             409 ABORTED
+│   ├── VersionInUse           409 FAILED_PRECONDITION
+│   └── WrongBase              409 FAILED_PRECONDITION
+├── Unavailable                503 UNAVAILABLE
+│   ├── RegistryUnavailable    503 UNAVAILABLE
+│   ├── BlobsUnavailable       503 UNAVAILABLE
+│   ├── SourceUnavailable      503 UNAVAILABLE
+│   └── EngineUnavailable      503 UNAVAILABLE
+├── CorruptBlob                500 DATA_LOSS
+├── LoadFailed                 500 INTERNAL
+└── ConfigError                500 INTERNAL   (at start, before anything is served)
+"""
+
+from typing import ClassVar
+
+_SHOWN = 200
+
+
+def shown(value: object) -> str:
+    """A value as error messages quote it: its repr, cut to a bounded length."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+
+
+class PolyadError(Exception):
+    """Base of the tree. `field` names the input at fault, where there is one."""
+
+    http_status: ClassVar[int] = 500
+    grpc_status: ClassVar[str] = "INTERNAL"
+    field: str | None = None
+
+
+class InvalidInput(PolyadError):
+    """An input from outside is not what is allowed: says which field, what came and what may come."""
+
+    http_status = 400
+    grpc_status = "INVALID_ARGUMENT"
+
+    def __init__(self, field: str, value: object, allowed: str) -> None:
+        super().__init__(f"{field}: got {shown(value)}, allowed: {allowed}")
+        self.field = field
+
+
+class InvalidName(InvalidInput):
+    """A name breaks the rule for names."""
+
+
+class InvalidAdapter(InvalidInput):
+    """The bytes of an adapter were refused at admission; no version came into being."""
+
+
+class InvalidSource(InvalidInput):
+    """A source to push from is malformed or not allowed by the configuration."""
+
+
+class TooLarge(InvalidInput):
+    """An input is over its size limit."""
+
+    http_status = 413
+
+
+class Unauthenticated(PolyadError):
+    """No valid key came with the request."""
+
+    http_status = 401
+    grpc_status = "UNAUTHENTICATED"
+
+
+class Forbidden(PolyadError):
+    """The key is valid, but its role may not do this."""
+
+    http_status = 403
+    grpc_status = "PERMISSION_DENIED"
+
+
+class NotFound(PolyadError):
+    """What the request names does not exist, or not for this tenant."""
+
+    http_status = 404
+    grpc_status = "NOT_FOUND"
+
+    def __init__(self, field: str, value: object, message: str) -> None:
+        super().__init__(f"{field}: {shown(value)} {message}")
+        self.field = field
+
+
+class UnknownModel(NotFound):
+    """The `model` of a request is neither the base model nor an adapter."""
+
+
+class UnknownAdapter(NotFound):
+    """No adapter has this name."""
+
+
+class UnknownVersion(NotFound):
+    """The adapter has no such version."""
+
+
+class UnknownAlias(NotFound):
+    """The adapter has no such alias."""
+
+
+class UnknownSource(NotFound):
+    """The source to push from does not exist."""
+
+
+class Conflict(PolyadError):
+    """The request is valid, but not in the present state."""
+
+    http_status = 409
+    grpc_status = "FAILED_PRECONDITION"
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
+
+
+class AliasMoved(Conflict):
+    """A compare-and-set found another version than the caller expected."""
+
+    grpc_status = "ABORTED"
+
+
+class VersionInUse(Conflict):
+    """An alias or a pin still needs the version."""
+
+
+class WrongBase(Conflict):
+    """The version was made for another base model than the one served here."""
+
+
+class Unavailable(PolyadError):
+    """A part that the request needs is away; trying again later may work."""
+
+    http_status = 503
+    grpc_status = "UNAVAILABLE"
+
+
+class RegistryUnavailable(Unavailable):
+    """Redis does not answer: nothing can be written; serving goes on from the snapshot."""
+
+
+class BlobsUnavailable(Unavailable):
+    """The blob store does not answer."""
+
+
+class SourceUnavailable(Unavailable):
+    """A source to push from does not answer."""
+
+
+class EngineUnavailable(Unavailable):
+    """The engine is starting, restarting, or was lost while the request ran."""
+
+
+class CorruptBlob(PolyadError):
+    """Stored bytes do not have the digest that they are stored under."""
+
+    grpc_status = "DATA_LOSS"
+
+
+class LoadFailed(PolyadError):
+    """The engine could not load a version that admission had accepted."""
+
+
+class ConfigError(PolyadError):
+    """The configuration is invalid; the server does not start."""

@@ -1,0 +1,41 @@
+"""The names that people give to adapters, aliases and tenants, and how a version is referred to."""
+
+import re
+
+from polyad.adapters_store.errors import InvalidName
+
+NAME_RULE = "[a-z0-9][a-z0-9._-]{0,62}, without '..'"
+ALIAS_RULE = NAME_RULE + ", and unlike a version (v1, v2, ...) or a digest"
+VERSION_RULE = "a version number such as v3, an alias, or at least 12 hexadecimal digits of a digest"
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}", re.ASCII)
+_NUMBER = re.compile(r"v([1-9][0-9]{0,8})", re.ASCII)
+_DIGEST = re.compile(r"[0-9a-f]{12,64}", re.ASCII)
+
+PRODUCTION = "production"
+PREVIOUS = "previous"
+
+
+def check_name(field: str, value: str) -> str:
+    """Return `value` if it is a valid adapter or tenant name; raise InvalidName, naming `field`, if not."""
+    if not _NAME.fullmatch(value) or ".." in value:
+        raise InvalidName(field, value, NAME_RULE)
+    return value
+
+
+def check_alias(field: str, value: str) -> str:
+    """Return `value` if it is a valid alias; raise InvalidName, naming `field`, if not."""
+    if not _NAME.fullmatch(value) or ".." in value or _NUMBER.fullmatch(value) or _DIGEST.fullmatch(value):
+        raise InvalidName(field, value, ALIAS_RULE)
+    return value
+
+
+def version_number(reference: str) -> int | None:
+    """The number in a reference such as `v3`, or None if it is no version number."""
+    match = _NUMBER.fullmatch(reference)
+    return int(match[1]) if match else None
+
+
+def is_digest_prefix(reference: str) -> bool:
+    """Whether the reference can be the beginning of a digest (12 to 64 lower-case hexadecimal digits)."""
+    return _DIGEST.fullmatch(reference) is not None

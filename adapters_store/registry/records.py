@@ -1,0 +1,74 @@
+"""What the registry keeps: adapters and their immutable versions."""
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+
+class Record(BaseModel):
+    # Fields that a newer server wrote are ignored: servers of two releases may share one Redis.
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class VersionDraft(Record):
+    """What a caller says about a version; the registry adds its number and its time."""
+
+    digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    size: Annotated[int, Field(ge=0)]
+    base: str
+    rank: Annotated[int, Field(ge=0)]
+    targets: tuple[str, ...]
+    source: str
+
+    @field_validator("targets")
+    @classmethod
+    def _sorted(cls, targets: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(sorted(targets))
+
+
+class Version(VersionDraft):
+    """One immutable state of an adapter. `size` is in bytes, `created` in Unix seconds."""
+
+    tenant: str
+    adapter: str
+    number: int
+    created: float
+    pinned: bool = False
+
+    @property
+    def label(self) -> str:
+        return f"v{self.number}"
+
+
+class Header(Record):
+    """An adapter without its versions: what every event carries whole."""
+
+    tenant: str
+    name: str
+    created: float
+    revision: int
+    aliases: dict[str, int]
+    pins: dict[int, bool]
+
+
+class Adapter(Record):
+    """A named fine-tune of one tenant. The dicts belong to the snapshot: read them, never change them."""
+
+    tenant: str
+    name: str
+    created: float
+    revision: int
+    aliases: dict[str, int]
+    versions: dict[int, Version]
+
+    @classmethod
+    def of(cls, header: Header, versions: dict[int, Version]) -> "Adapter":
+        fields: dict[str, Any] = {name: getattr(header, name) for name in ("tenant", "name", "created", "revision")}
+        return cls(**fields, aliases=header.aliases, versions=_pinned(versions, header.pins))
+
+
+def _pinned(versions: dict[int, Version], pins: dict[int, bool]) -> dict[int, Version]:
+    return {
+        number: version if version.pinned == (number in pins) else version.model_copy(update={"pinned": number in pins})
+        for number, version in versions.items()
+    }

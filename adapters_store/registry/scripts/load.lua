@@ -1,0 +1,10 @@
+if redis.call('EXISTS', META) == 0 then
+  redis.call('HSET', META, 'schema', request.schema, 'birth', request.new_birth, 'revision', 0)
+end
+
+local function values(key)
+  return '[' .. table.concat(redis.call('HVALS', key), ',') .. ']'
+end
+
+local meta = redis.call('HMGET', META, 'schema', 'birth', 'revision')
+return {meta[1], meta[2], meta[3], values(ADAPTERS), values(VERSIONS)}

@@ -1,0 +1,139 @@
+"""The whole registry in memory: what requests resolve against, without any I/O."""
+
+from bisect import bisect_left, bisect_right, insort
+from collections import defaultdict
+from collections.abc import Iterable
+
+from polyad.adapters_store.errors import UnknownAdapter, UnknownAlias, UnknownVersion
+from polyad.adapters_store.names import PRODUCTION, is_digest_prefix, version_number
+from polyad.adapters_store.registry.events import Change
+from polyad.adapters_store.registry.records import Adapter, Header, Version
+
+_LISTED = 10
+
+_Key = tuple[str, str]
+
+
+class OutOfOrder(Exception):
+    """A change does not follow the snapshot: it has to be read anew. Never leaves this package."""
+
+
+class Snapshot:
+    def __init__(self, birth: str = "", revision: int = 0) -> None:
+        self.birth = birth
+        self.revision = revision
+        self._adapters: dict[_Key, Adapter] = {}
+        self._names: dict[str, list[str]] = {}
+        self._digests: dict[_Key, list[tuple[str, int]]] = {}
+
+    @classmethod
+    def build(cls, birth: str, revision: int, headers: Iterable[Header], versions: Iterable[Version]) -> "Snapshot":
+        snapshot = cls(birth, revision)
+        grouped: defaultdict[_Key, dict[int, Version]] = defaultdict(dict)
+        for version in versions:
+            grouped[version.tenant, version.adapter][version.number] = version
+        for header in sorted(headers, key=lambda header: header.name):
+            key = (header.tenant, header.name)
+            snapshot._adapters[key] = Adapter.of(header, grouped[key])
+            snapshot._names.setdefault(header.tenant, []).append(header.name)
+            snapshot._digests[key] = sorted((version.digest, number) for number, version in grouped[key].items())
+        return snapshot
+
+    def adapter(self, tenant: str, name: str) -> Adapter:
+        """The adapter; raise UnknownAdapter."""
+        adapter = self._adapters.get((tenant, name))
+        if adapter is None:
+            raise UnknownAdapter("adapter", name, "does not exist")
+        return adapter
+
+    def resolve(self, tenant: str, name: str, reference: str = PRODUCTION) -> Version:
+        """The version that `v3`, an alias or a digest prefix means now.
+
+        Raise UnknownAdapter, UnknownAlias, or UnknownVersion (also when a digest prefix fits several versions).
+        """
+        adapter = self.adapter(tenant, name)
+        number = adapter.aliases.get(reference)
+        if number is None:
+            number = version_number(reference)
+        if number is None and is_digest_prefix(reference):
+            number = self._with_digest(tenant, name, reference)
+        if number is None:
+            listed = ", ".join(sorted(adapter.aliases)[:_LISTED]) or "none"
+            raise UnknownAlias("alias", reference, f"is no alias of adapter {name!r}; it has: {listed}")
+        version = adapter.versions.get(number)
+        if version is None:
+            raise UnknownVersion("version", reference, f"is no version of adapter {name!r}")
+        return version
+
+    def page(self, tenant: str, after: str | None, limit: int) -> list[Adapter]:
+        """At most `limit` adapters of the tenant, by name, beginning behind `after`."""
+        names = self._names.get(tenant, [])
+        start = bisect_right(names, after) if after is not None else 0
+        return [self._adapters[tenant, name] for name in names[start : start + limit]]
+
+    @property
+    def count(self) -> int:
+        """Adapters of all tenants."""
+        return len(self._adapters)
+
+    def digests(self) -> set[str]:
+        """Every digest that any version of any tenant refers to."""
+        return {digest for digests in self._digests.values() for digest, _ in digests}
+
+    def collectable(self, tenant: str | None = None) -> list[Version]:
+        """The versions (of one tenant or of all) that no alias and no pin needs."""
+        return [
+            version
+            for adapter in self._adapters.values()
+            if tenant is None or adapter.tenant == tenant
+            for number, version in adapter.versions.items()
+            if not version.pinned and number not in adapter.aliases.values()
+        ]
+
+    def apply(self, change: Change) -> bool:
+        """Apply one change; False if the snapshot has it already. Raise OutOfOrder if some are missing before it."""
+        if change.birth != self.birth or change.revision > self.revision + 1:
+            raise OutOfOrder(f"change {change.revision} does not follow revision {self.revision}")
+        if change.revision <= self.revision:
+            return False
+        if change.header is None:
+            self._drop(change.tenant, change.name)
+        else:
+            self._put(change.header, change.version, change.removed)
+        self.revision = change.revision
+        return True
+
+    def replace(self, other: "Snapshot") -> None:
+        """Become the other snapshot, in one step, for all who hold this one."""
+        self.birth, self.revision = other.birth, other.revision
+        self._adapters, self._names, self._digests = other._adapters, other._names, other._digests
+
+    def _put(self, header: Header, version: Version | None, removed: int | None) -> None:
+        key = (header.tenant, header.name)
+        old = self._adapters.get(key)
+        if old is None:
+            insort(self._names.setdefault(header.tenant, []), header.name)
+        versions = dict(old.versions) if old else {}
+        digests = self._digests.setdefault(key, [])
+        if version is not None:
+            versions[version.number] = version
+            insort(digests, (version.digest, version.number))
+        if removed is not None:
+            digests.remove((versions.pop(removed).digest, removed))
+        self._adapters[key] = Adapter.of(header, versions)
+
+    def _drop(self, tenant: str, name: str) -> None:
+        del self._adapters[tenant, name], self._digests[tenant, name]
+        names = self._names[tenant]
+        del names[bisect_left(names, name)]
+        if not names:
+            del self._names[tenant]
+
+    def _with_digest(self, tenant: str, name: str, prefix: str) -> int:
+        digests = self._digests[tenant, name]
+        start = bisect_left(digests, (prefix, 0))
+        found = [number for digest, number in digests[start : start + 2] if digest.startswith(prefix)]
+        if len(found) != 1:
+            problem = "fits several versions" if found else "is the beginning of no digest"
+            raise UnknownVersion("version", prefix, f"{problem} of adapter {name!r}")
+        return found[0]
