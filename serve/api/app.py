@@ -1,0 +1,57 @@
+"""The HTTP application: vLLM's OpenAI routes, and ours."""
+
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import FastAPI
+
+from polyad.adapters_store.base_model import BaseModel
+from polyad.serve.api.access import Authentication, Keys
+from polyad.serve.api.adapters import adapters_router
+from polyad.serve.api.compatibility import compatibility_router
+from polyad.serve.api.document import complete_document
+from polyad.serve.api.errors import add_error_handlers
+from polyad.serve.api.gate import BodyLimit, EngineGate
+from polyad.serve.api.json_body import JsonBody
+from polyad.serve.api.operations import operations_router
+from polyad.serve.config import MIB, Settings
+from polyad.serve.engine.supervisor import Supervisor
+from polyad.serve.service import AdapterService, Collector, Health
+
+_REQUEST_BYTES = 32 * MIB
+_FORM_OVERHEAD_BYTES = 2 * MIB
+# vLLM has one thread for all tokenizing, and bounds what it is given everywhere but here.
+_TOKENIZE_BYTES = 2 * MIB
+_TOKENIZING = frozenset({"/tokenize", "/detokenize", "/v1/messages/count_tokens"})
+
+
+def complete_app(
+    app: FastAPI,
+    settings: Settings,
+    base: BaseModel,
+    supervisor: Supervisor,
+    adapters: AdapterService,
+    collector: Collector,
+    health: Health,
+) -> None:
+    """Add polyad's routes, errors and guards to vLLM's application."""
+    app.title, app.version = "polyad", version("polyad")
+    add_error_handlers(app)
+    app.include_router(adapters_router(adapters))
+    app.include_router(compatibility_router(adapters))
+    app.include_router(operations_router(health, collector, base))
+    complete_document(app)
+
+    def limit(path: str) -> int:
+        if path.rstrip("/") == "/v1/adapters":
+            return settings.max_adapter_bytes + _FORM_OVERHEAD_BYTES
+        return _TOKENIZE_BYTES if path in _TOKENIZING else _REQUEST_BYTES
+
+    middleware: list[tuple[Any, dict[str, Any]]] = [
+        (JsonBody, {"max_bytes": _REQUEST_BYTES}),
+        (EngineGate, {"ready": lambda: supervisor.ready}),
+        (Authentication, {"keys": Keys(settings.api_key, settings.admin_key)}),
+        (BodyLimit, {"limit": limit}),
+    ]
+    for kind, options in middleware:  # the last one added is asked first
+        app.add_middleware(kind, **options)

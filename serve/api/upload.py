@@ -1,0 +1,89 @@
+"""An adapter uploaded as multipart/form-data: the two files that PEFT writes."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from fastapi import Request
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
+
+from polyad.adapters_store.errors import InvalidInput
+from polyad.adapters_store.source import AdapterFiles
+
+_CHUNK = 1024 * 1024
+_MAX_CONFIG = 1024 * 1024
+
+UPLOAD_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["name", "config", "weights"],
+    "additionalProperties": False,
+    "properties": {
+        "name": {"type": "string", "description": "Name of the adapter.", "example": "support"},
+        "config": {"type": "string", "format": "binary", "description": "PEFT's adapter_config.json."},
+        "weights": {"type": "string", "format": "binary", "description": "PEFT's adapter_model.safetensors."},
+        "alias": {"type": "string", "description": "Alias to point at the new version.", "example": "canary"},
+    },
+}
+_FIELDS = frozenset(UPLOAD_SCHEMA["properties"])
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """What one request brought."""
+
+    name: str
+    files: AdapterFiles
+    aliases: tuple[str, ...]
+
+    @classmethod
+    @asynccontextmanager
+    async def received(cls, request: Request) -> AsyncIterator["Upload"]:
+        """Receive the form; its files live until the context ends. Raises InvalidInput."""
+        try:
+            form = await request.form(max_files=2, max_fields=2, max_part_size=4096)
+        except HTTPException as error:
+            raise InvalidInput("body", error.detail, "multipart/form-data with name, config, weights, alias") from error
+        try:
+            _check_fields(form)
+            with TemporaryDirectory(prefix="polyad-upload-") as folder:
+                weights = Path(folder) / "weights"
+                await run_in_threadpool(_copy, _file(form, "weights"), weights)
+                config = await _file(form, "config").read(_MAX_CONFIG + 1)
+                aliases = (_text(form, "alias"),) if "alias" in form else ()
+                yield cls(_text(form, "name"), AdapterFiles(config, weights, "upload"), aliases)
+        finally:
+            await form.close()
+
+
+def _check_fields(form: FormData) -> None:
+    for field, _ in form.multi_items():
+        if field not in _FIELDS:
+            raise InvalidInput("body", field, f"the fields {', '.join(sorted(_FIELDS))}")
+        if len(form.getlist(field)) > 1:
+            raise InvalidInput(field, f"{len(form.getlist(field))} values", "one value")
+
+
+def _text(form: FormData, field: str) -> str:
+    value = form.get(field)
+    if not isinstance(value, str):
+        raise InvalidInput(field, "a file" if value is not None else None, "a text field")
+    return value
+
+
+def _file(form: FormData, field: str) -> UploadFile:
+    value = form.get(field)
+    if not isinstance(value, UploadFile):
+        raise InvalidInput(field, value, "a file")
+    return value
+
+
+def _copy(upload: UploadFile, path: Path) -> None:
+    upload.file.seek(0)
+    with path.open("wb") as target:
+        while chunk := upload.file.read(_CHUNK):
+            target.write(chunk)

@@ -1,0 +1,63 @@
+"""The names that commands take, checked before anything is sent: callbacks for click's parameters."""
+
+import click
+
+from polyad.adapters_store.errors import InvalidName
+from polyad.adapters_store.names import VERSION_RULE, check_alias, check_name, is_digest_prefix, version_number
+
+ABSENT = "none"
+
+
+def adapter_name(_: click.Context, __: click.Parameter, value: str) -> str:
+    """The name of an adapter."""
+    try:
+        return check_name("name", value)
+    except InvalidName as error:
+        raise click.BadParameter(str(error)) from error
+
+
+def alias_name(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
+    """The name of an alias, or None where an option was not given."""
+    try:
+        return None if value is None else check_alias("alias", value)
+    except InvalidName as error:
+        raise click.BadParameter(str(error)) from error
+
+
+def version_name(_: click.Context, __: click.Parameter, value: str) -> str:
+    """A version number, an alias, or the beginning of a digest."""
+    try:
+        return value if is_digest_prefix(value) else check_name("version", value)
+    except InvalidName as error:
+        raise click.BadParameter(f"version: got {value!r}, allowed: {VERSION_RULE}") from error
+
+
+def current_version(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
+    """What an alias must point at now: a version number, ABSENT for nothing, or None where it was not given."""
+    if value in (None, ABSENT) or version_number(value) is not None:
+        return value
+    raise click.BadParameter(f"got {value!r}, allowed: a version number such as v1, or {ABSENT}")
+
+
+def reference(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, str | None]:
+    """NAME or NAME@VERSION, as the pair of both."""
+    name, at, version = value.partition("@")
+    checked = version_name(context, parameter, version) if at else None
+    return adapter_name(context, parameter, name), checked
+
+
+def versioned_reference(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, str | None]:
+    """NAME@VERSION, as the pair of both."""
+    if "@" not in value:
+        raise click.BadParameter(f"got {value!r}, allowed: NAME@VERSION, such as support@v2")
+    return reference(context, parameter, value)
+
+
+def adapter_path(name: str) -> str:
+    """The URL path of an adapter."""
+    return f"/v1/adapters/{name}"
+
+
+def version_path(name: str, version: str) -> str:
+    """The URL path of a version."""
+    return f"/v1/adapters/{name}/versions/{version}"

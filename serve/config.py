@@ -1,0 +1,115 @@
+"""Every setting of the server, declared once: flags, environment variables and Helm values carry these names."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from polyad.adapters_store.errors import ConfigError
+
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+GIB = 1024**3
+MIB = 1024**2
+
+
+class Settings(BaseSettings):
+    """Settings of `polyad serve`. A flag (--state-dir) wins over the environment (POLYAD_STATE_DIR)."""
+
+    model_config = SettingsConfigDict(env_prefix="POLYAD_", frozen=True, extra="forbid", validate_default=True)
+
+    host: str = Field("127.0.0.1", description="Address to listen on. Other than loopback only with keys.")
+    port: int = Field(8000, ge=0, le=65535, description="HTTP port; 0 takes a free one.")
+    api_key: SecretStr | None = Field(None, description="Key that clients must send; may use models and list adapters.")
+    admin_key: SecretStr | None = Field(None, description="Key that may also push, promote and delete adapters.")
+
+    state_dir: Path = Field(
+        Path(".state"), description="Folder for the embedded Redis, blobs and caches. One server per folder."
+    )
+    redis_url: SecretStr | None = Field(
+        None,
+        description="redis://, rediss://, redis+sentinel:// or redis+cluster:// URL of the registry. "
+        "Default: an embedded Redis in state_dir.",
+    )
+    redis_server: Path | None = Field(None, description="redis-server binary for the embedded Redis. Default: found.")
+    registry_namespace: str = Field(
+        "polyad", pattern=r"^[a-z0-9-]{1,40}$", description="Prefix of all Redis keys: one registry per namespace."
+    )
+    blobs: str | None = Field(
+        None, description="Folder or fsspec URL (s3://bucket/prefix) for adapter bytes. Default: blobs in state_dir."
+    )
+    blob_cache_bytes: int = Field(
+        20 * GIB, ge=0, description="Size bound of the local cache in front of a remote blob store."
+    )
+    collect_after_s: float = Field(
+        600, ge=0, description="Age from which bytes that no version refers to may be collected, in seconds."
+    )
+
+    max_adapter_bytes: int = Field(512 * MIB, ge=1, description="Largest adapter that may be pushed.")
+    allow_hub: bool = Field(False, description="Allow pushes from hf://org/repo@revision.")
+    allow_source: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="URL prefixes (s3://bucket/folder/) that pushes may name; comma-separated."
+    )
+    source_timeout_s: float = Field(600, gt=0, description="Bound on fetching a pushed source, in seconds.")
+    adapter_root: Path | None = Field(
+        None, description="Folder under which /v1/load_lora_adapter may read. Default: that route is refused."
+    )
+
+    slots: int = Field(8, ge=1, le=1024, description="Adapter versions that one batch may mix (device memory).")
+    max_rank: int = Field(64, description=f"Largest rank of an adapter; one of {', '.join(map(str, RANKS))}.")
+    slot_wait_s: float = Field(
+        2.0, ge=0, description="How long a request may wait for a slot before one is freed for it, in seconds."
+    )
+    host_cache_bytes: int = Field(4 * GIB, ge=1, description="Host memory for adapter versions, in bytes.")
+    load_timeout_s: float = Field(60, gt=0, description="Bound on bringing one version into host memory, in seconds.")
+
+    restart_backoff_s: float = Field(
+        30, gt=0, description="Longest pause between two attempts to restart a dead engine, in seconds."
+    )
+    drain_s: float = Field(30, ge=0, description="How long running requests may finish at shutdown, in seconds.")
+
+    @field_validator("allow_source", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("max_rank")
+    @classmethod
+    def _known_rank(cls, value: int) -> int:
+        if value not in RANKS:
+            raise ValueError(f"must be one of {', '.join(map(str, RANKS))}")
+        return value
+
+    @model_validator(mode="after")
+    def _safe_address(self) -> "Settings":
+        if self.host not in LOOPBACK and (self.api_key is None or self.admin_key is None):
+            raise ValueError(
+                f"host {self.host!r} is reachable by others: set api_key and admin_key, "
+                f"or listen on one of {', '.join(sorted(LOOPBACK))}"
+            )
+        return self
+
+    @property
+    def blobs_root(self) -> str:
+        return self.blobs if self.blobs is not None else str(self.state_dir.absolute() / "blobs")
+
+    @classmethod
+    def load(cls, **flags: Any) -> "Settings":
+        """Settings from the flags given (None = not given) over the environment. Raises ConfigError."""
+        try:
+            return cls(**{name: value for name, value in flags.items() if value is not None})
+        except ValidationError as error:
+            raise ConfigError("; ".join(_explain(problem) for problem in error.errors())) from error
+
+    def table(self) -> list[tuple[str, str, str]]:
+        """(name, value, explanation) of each setting; secrets are masked."""
+        return [
+            (name, str(getattr(self, name)), field.description or "") for name, field in type(self).model_fields.items()
+        ]
+
+
+def _explain(problem: Any) -> str:
+    place = ".".join(map(str, problem["loc"]))
+    reason = problem["msg"].removeprefix("Value error, ")
+    return f"{place}: got {problem['input']!r}, {reason}" if place else reason

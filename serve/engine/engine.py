@@ -1,0 +1,52 @@
+"""The engine as the request handlers see it: vLLM's AsyncLLM, which understands plans."""
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from typing import Any
+
+from vllm.lora.request import LoRARequest
+from vllm.outputs import RequestOutput
+from vllm.v1.engine.async_llm import AsyncLLM
+
+from polyad.serve.engine.engine_errors import refuse_failed, refusing
+from polyad.serve.engine.identity import PlannedRequest
+from polyad.serve.engine.residency import Residency
+from polyad.serve.engine.structured import check_structured
+
+
+class AdapterEngine(AsyncLLM):
+    """vLLM's engine client. A request for an adapter is sent on only when its version is in host memory."""
+
+    residency: Residency
+    supported_tasks: tuple[str, ...]
+
+    async def generate(
+        self,
+        prompt: Any,
+        sampling_params: Any = None,
+        *args: Any,
+        lora_request: LoRARequest | None = None,
+        **kwargs: Any,
+    ) -> AsyncGenerator[RequestOutput, None]:
+        """As vLLM's, but `lora_request` may be a plan's handle, which holds its version until the request ends.
+
+        Raises Refused, for what the engine itself refuses and for what `Residency.lease` raises.
+        """
+        with refusing():
+            check_structured(sampling_params)
+            async with (
+                self._resident(lora_request) as resident,
+                # A client that went away must be gone from the engine before the version may leave it.
+                aclosing(super().generate(prompt, sampling_params, *args, lora_request=resident, **kwargs)) as outputs,
+            ):
+                async for output in outputs:
+                    refuse_failed(output)
+                    yield output
+
+    @asynccontextmanager
+    async def _resident(self, lora_request: LoRARequest | None) -> AsyncIterator[LoRARequest | None]:
+        if not isinstance(lora_request, PlannedRequest):
+            yield lora_request
+            return
+        async with self.residency.lease(lora_request.plan) as resident:
+            yield resident

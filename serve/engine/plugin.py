@@ -1,0 +1,35 @@
+"""The `vllm.general_plugins` entry point. vLLM calls it in every process, possibly more than once.
+
+Each change below replaces one class that vLLM 0.32.0 looks up by name in a module; tests/serve/engine/test_plugin.py
+fails clearly when a newer vLLM moves one of them.
+"""
+
+import os
+
+ACTIVE = "POLYAD_ENGINE"
+
+
+def register() -> None:
+    """Put polyad's classes into vLLM's places, but only in processes that `polyad serve` started."""
+    if os.environ.get(ACTIVE) != "1":
+        return
+    from vllm.platforms import current_platform
+    from vllm.v1.worker import lora_model_runner_mixin
+
+    from polyad.serve.engine.host import HostLoRAManager
+    from polyad.serve.engine.orphan import end_with_parent
+
+    end_with_parent()
+    lora_model_runner_mixin.LRUCacheWorkerLoRAManager = HostLoRAManager
+    if current_platform.is_cpu():
+        _register_cpu()
+
+
+def _register_cpu() -> None:
+    from vllm.platforms import current_platform
+    from vllm.v1.worker import cpu_worker
+
+    from polyad.serve.engine.seeds import SeededCPUModelRunner
+
+    cpu_worker.CPUModelRunner = SeededCPUModelRunner
+    type(current_platform).get_punica_wrapper = classmethod(lambda cls: "polyad.serve.engine.punica.SlotWrapper")

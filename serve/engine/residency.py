@@ -1,0 +1,228 @@
+"""Which versions are in the engine's host memory, and the leases that keep them there while requests run."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from vllm.lora.request import LoRARequest
+
+from polyad.adapters_store.blobs import BlobStore
+from polyad.adapters_store.errors import EngineUnavailable, LoadFailed, PolyadError
+from polyad.adapters_store.registry import Version
+from polyad.serve.compose import Plan
+from polyad.serve.engine import metrics
+from polyad.serve.engine.host import FAILED, READY
+from polyad.serve.engine.identity import planned, resident
+
+logger = logging.getLogger(__name__)
+
+_FIRST_POLL_S = 0.002
+_LAST_POLL_S = 0.05
+
+Key = tuple[str, str, str]
+
+
+class Workers(Protocol):
+    """The engine's workers, seen from the front end; an answer comes from each."""
+
+    async def collective_rpc(self, method: str, *, args: tuple[object, ...]) -> list[object]: ...
+
+
+@dataclass(eq=False)
+class Resident:
+    """One version in host memory, or on its way there."""
+
+    version: Version
+    request: LoRARequest
+    ready: asyncio.Future[None]
+    leases: int = 0
+    revoked: bool = False
+    loading: asyncio.Task[None] | None = field(default=None, repr=False)
+
+    @property
+    def loaded(self) -> bool:
+        return self.ready.done() and not self.ready.cancelled() and self.ready.exception() is None
+
+
+def _key(version: Version) -> Key:
+    return version.tenant, version.adapter, version.digest
+
+
+class Residency:
+    """The host cache. Everything here runs in the server's event loop."""
+
+    def __init__(self, blobs: BlobStore, host_cache_bytes: int, load_timeout_s: float) -> None:
+        self._blobs = blobs
+        self._budget = host_cache_bytes
+        self._load_timeout_s = load_timeout_s
+        self._workers: Workers | None = None
+        self._residents: dict[Key, Resident] = {}
+        self._bytes = 0
+        self._room = asyncio.Lock()
+        self._released = asyncio.Event()
+
+    @property
+    def residents(self) -> list[Resident]:
+        """What is in host memory, least recently used first."""
+        return list(self._residents.values())
+
+    def attach(self, workers: Workers | None) -> None:
+        """Serve a new engine, whose host memory is empty; or none, while the engine is away."""
+        self._workers = workers
+        lost = self.residents
+        self._residents.clear()
+        self._bytes = 0
+        for entry in lost:
+            if entry.loading and not entry.ready.done():
+                entry.loading.cancel()
+                # A task that is cancelled before its first step never runs, and could tell nobody.
+                self._fail(entry, asyncio.CancelledError())
+        self._released.set()
+        self._report()
+
+    @asynccontextmanager
+    async def lease(self, plan: Plan) -> AsyncIterator[LoRARequest]:
+        """Hold a plan's version in host memory; yields what the engine knows it by.
+
+        Raises LoadFailed, EngineUnavailable, or what the blob store raises.
+        """
+        entry = await self._acquire(plan)
+        try:
+            await asyncio.shield(entry.ready)
+            yield entry.request
+        finally:
+            self._release(entry)
+
+    async def warm(self, plan: Plan) -> None:
+        """Bring a version into host memory without using it; raises what `lease` raises."""
+        async with self.lease(plan):
+            pass
+
+    def leased(self, version: Version) -> bool:
+        """Whether a request that runs, or waits to run, uses the version."""
+        entry = self._residents.get(_key(version))
+        return entry is not None and entry.leases > 0
+
+    def revoke(self, gone: Callable[[Version], bool]) -> None:
+        """Free the versions that `gone` says do not exist any more: now, or when their last request ends."""
+        for entry in [entry for entry in self._residents.values() if gone(entry.version)]:
+            entry.revoked = True
+            if not entry.leases and entry.ready.done():
+                self._drop([entry])
+
+    async def _acquire(self, plan: Plan) -> Resident:
+        key = _key(plan.version)
+        entry = self._residents.pop(key, None)
+        if entry is None:
+            async with self._room:
+                entry = self._residents.pop(key, None) or await self._admit(plan)
+        self._residents[key] = entry
+        entry.leases += 1
+        self._report()
+        return entry
+
+    async def _admit(self, plan: Plan) -> Resident:
+        await self._make_room(plan.version)
+        if self._workers is None:
+            raise EngineUnavailable("the engine is not running")
+        entry = Resident(plan.version, resident(planned(plan)), asyncio.get_running_loop().create_future())
+        entry.loading = asyncio.create_task(self._load(entry, self._workers))
+        self._bytes += plan.version.size
+        return entry
+
+    async def _make_room(self, version: Version) -> None:
+        if version.size > self._budget:
+            raise LoadFailed(
+                f"{version.adapter}@{version.label} has {version.size} bytes, "
+                f"host_cache_bytes allows {self._budget} for all"
+            )
+        while self._bytes + version.size > self._budget:
+            idle = next((e for e in self._residents.values() if not e.leases and e.ready.done()), None)
+            if idle is not None:
+                metrics.evictions.inc()
+                self._drop([idle])
+                continue
+            self._released.clear()
+            await self._released.wait()
+
+    def _release(self, entry: Resident) -> None:
+        entry.leases -= 1
+        if not entry.leases:
+            self._released.set()
+            if entry.revoked and entry.ready.done():
+                self._drop([entry])
+
+    def _drop(self, entries: Iterable[Resident]) -> None:
+        current = [entry for entry in entries if self._residents.get(_key(entry.version)) is entry]
+        for entry in current:
+            del self._residents[_key(entry.version)]
+            self._bytes -= entry.version.size
+        self._report()
+        if current and self._workers is not None:
+            engine_ids = [entry.request.lora_int_id for entry in current]
+            task = asyncio.ensure_future(self._workers.collective_rpc("polyad_drop", args=(engine_ids,)))
+            task.add_done_callback(_log_failure)
+
+    async def _load(self, entry: Resident, workers: Workers) -> None:
+        started = time.monotonic()
+        try:
+            async with asyncio.timeout(self._load_timeout_s), self._blobs.lease(entry.version.digest) as path:
+                await self._read_into(workers, entry.request.lora_int_id, str(path))
+        except BaseException as error:
+            self._fail(entry, error)
+            if not isinstance(error, Exception):
+                raise
+            return
+        metrics.load_seconds.observe(time.monotonic() - started)
+        entry.ready.set_result(None)
+        if not entry.leases:
+            self._released.set()
+            if entry.revoked:
+                self._drop([entry])
+
+    async def _read_into(self, workers: Workers, engine_id: int, path: str) -> None:
+        await workers.collective_rpc("polyad_load", args=(engine_id, path))
+        pause = _FIRST_POLL_S
+        while True:
+            states = await workers.collective_rpc("polyad_state", args=(engine_id,))
+            if all(state == READY for state in states):
+                return
+            for state in states:
+                if isinstance(state, str) and state.startswith(FAILED):
+                    raise LoadFailed(state.removeprefix(FAILED))
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _LAST_POLL_S)
+
+    def _fail(self, entry: Resident, error: BaseException) -> None:
+        if entry.ready.done():
+            return
+        metrics.load_failures.inc()
+        name = f"{entry.version.adapter}@{entry.version.label}"
+        logger.error("could not load %s: %s: %s", name, type(error).__name__, error)
+        self._drop([entry])
+        self._released.set()
+        entry.ready.set_exception(_as_ours(error, name, self._load_timeout_s))
+        entry.ready.exception()  # a load that nobody waits for any more is no unhandled error
+
+    def _report(self) -> None:
+        metrics.resident_versions.set(len(self._residents))
+        metrics.resident_bytes.set(self._bytes)
+
+
+def _as_ours(error: BaseException, name: str, timeout_s: float) -> PolyadError:
+    if isinstance(error, PolyadError):
+        return error
+    if isinstance(error, asyncio.CancelledError):
+        return EngineUnavailable("the engine was lost while the adapter was loading")
+    if isinstance(error, TimeoutError):
+        return LoadFailed(f"{name} could not be loaded within load_timeout_s = {timeout_s:g} s")
+    return LoadFailed(f"{name} could not be loaded: {type(error).__name__}")
+
+
+def _log_failure(task: "asyncio.Future[list[object]]") -> None:
+    if not task.cancelled() and (error := task.exception()):
+        logger.warning("the engine did not free a version: %s", type(error).__name__)

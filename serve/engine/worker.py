@@ -1,0 +1,19 @@
+"""What the front end can ask of every worker by collective RPC; vLLM mixes this class into its worker."""
+
+from typing import Any
+
+
+class AdapterWorker:
+    """`worker_extension_cls`: host-memory commands, run between two steps, so each must return at once."""
+
+    model_runner: Any
+
+    def polyad_load(self, engine_id: int, path: str) -> None:
+        self.model_runner.lora_manager.load(engine_id, path)
+
+    def polyad_state(self, engine_id: int) -> str:
+        state: str = self.model_runner.lora_manager.state(engine_id)
+        return state
+
+    def polyad_drop(self, engine_ids: list[int]) -> None:
+        self.model_runner.lora_manager.drop(engine_ids)

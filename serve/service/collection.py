@@ -1,0 +1,60 @@
+"""Collecting what nobody needs: versions without alias, pin or request, and bytes without version."""
+
+import time
+from dataclasses import dataclass
+
+from polyad.adapters_store.blobs import BlobStore
+from polyad.adapters_store.errors import NotFound, RegistryUnavailable, VersionInUse
+from polyad.adapters_store.registry import Registry, Version
+from polyad.serve.service.leases import Leases
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What was removed, or would be."""
+
+    versions: list[Version]
+    blobs: list[str]
+
+
+class Collector:
+    """Removes versions of one tenant and the bytes that no version of any tenant refers to any more.
+
+    Both must be older than `after_s` seconds: a version may be about to get its alias, and bytes are written before
+    their version is registered.
+    """
+
+    def __init__(self, registry: Registry, blobs: BlobStore, leases: Leases, after_s: float, tenant: str) -> None:
+        self._registry = registry
+        self._blobs = blobs
+        self._leases = leases
+        self._after_s = after_s
+        self._tenant = tenant
+
+    async def collect(self, dry_run: bool) -> Collected:
+        """Raises RegistryUnavailable, BlobsUnavailable. Safe to repeat after either."""
+        before = time.time() - self._after_s
+        versions = [v for v in await self._registry.collectable(self._tenant) if self._free(v, before)]
+        if not dry_run:
+            versions = [version for version in versions if await self._delete(version)]
+        stored = await self._blobs.digests()
+        needed = self._registry.snapshot.digests()
+        blobs = [blob.digest for blob in stored if blob.digest not in needed and blob.age_seconds > self._after_s]
+        if not dry_run:
+            if not self._registry.live:
+                raise RegistryUnavailable(
+                    "registry: Redis is away; which bytes are needed is unknown, none was removed"
+                )
+            for digest in blobs:
+                await self._blobs.delete(digest)
+        return Collected(versions, blobs)
+
+    def _free(self, version: Version, before: float) -> bool:
+        return version.created < before and not self._leases.leased(version)
+
+    async def _delete(self, version: Version) -> bool:
+        try:
+            await self._registry.delete_version(version.tenant, version.adapter, version.number)
+        except (VersionInUse, NotFound):
+            return False  # somebody needed it, or removed it, since the snapshot was looked at
+        return True

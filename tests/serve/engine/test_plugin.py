@@ -1,0 +1,152 @@
+"""The pinned vLLM still has what polyad takes the place of, where polyad expects it."""
+
+import inspect
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+
+import pytest
+import torch
+from vllm.platforms import current_platform
+from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.worker import cpu_worker, lora_model_runner_mixin
+
+from polyad.serve.engine.host import HostLoRAManager
+from polyad.serve.engine.plugin import ACTIVE, register
+from polyad.serve.engine.seeds import SeededCPUModelRunner
+from polyad.serve.engine.version import engine_version
+
+PINNED = "0.32.0"
+
+# module, the name in it that polyad replaces, and the function that looks the name up there
+REPLACED = [
+    ("vllm.v1.worker.lora_model_runner_mixin", "LRUCacheWorkerLoRAManager", "LoRAModelRunnerMixin.load_lora_model"),
+    ("vllm.v1.worker.cpu_worker", "CPUModelRunner", "CPUWorker.init_device"),
+    ("vllm.entrypoints.launchers.api_server.app_state", "OpenAIServingModels", "init_app_state"),
+    ("vllm.entrypoints.launchers.app", "sagemaker_standards_bootstrap", "build_app"),
+]
+# class, and what polyad overrides, calls or reads in it
+USED = [
+    ("vllm.v1.engine.async_llm.AsyncLLM", "generate from_vllm_config get_supported_tasks collective_rpc errored"),
+    ("vllm.v1.engine.async_llm.AsyncLLM", "get_num_unfinished_requests do_log_stats shutdown"),
+    ("vllm.v1.core.sched.async_scheduler.AsyncScheduler", "schedule _handle_blocked_waiting_request"),
+    ("vllm.entrypoints.openai.models.serving.OpenAIServingModels", "model_name show_available_models"),
+    ("vllm.lora.worker_manager.LRUCacheWorkerLoRAManager", "_manager_cls _apply_adapters list_adapters"),
+    ("vllm.lora.model_manager.LRUCacheLoRAModelManager", "capacity lora_slots activate_adapter remove_adapter"),
+    ("vllm.lora.model_manager.LRUCacheLoRAModelManager", "_create_merged_loras_inplace _get_lora_layer_weights"),
+    ("vllm.lora.punica_wrapper.punica_cpu.PunicaWrapperCPU", "update_metadata add_lora_linear"),
+    ("vllm.v1.worker.cpu_model_runner.CPUModelRunner", "_sample _bookkeeping_sync"),
+    ("vllm.utils.argparse_utils.FlexibleArgumentParser", "_pull_args_from_config error"),
+    ("vllm.utils.cache.LRUCache", "order cache touch remove_oldest"),
+]
+
+
+def found(path: str) -> Any:
+    """The module, class or function at a dotted path."""
+    module, _, name = path.rpartition(".")
+    try:
+        return getattr(found(module) if module else import_module(name), name) if module else import_module(name)
+    except AttributeError:
+        return import_module(path)
+
+
+def moved(what: str) -> str:
+    return f"vLLM {engine_version()} has no {what} where {PINNED} had it: serve/engine must follow"
+
+
+def test_vllm_is_the_one_that_polyad_was_written_for() -> None:
+    assert engine_version().split()[1].split("+")[0] == PINNED
+
+
+@pytest.mark.parametrize(("module", "name", "reader"), REPLACED, ids=[name for _, name, _ in REPLACED])
+def test_replaced_name_is_there_and_looked_up_there(module: str, name: str, reader: str) -> None:
+    home = import_module(module)
+    assert hasattr(home, name), moved(f"{module}.{name}")
+    function: Any = home
+    for part in reader.split("."):
+        function = getattr(function, part, None)
+    assert function is not None, moved(f"{module}.{reader}")
+    code = inspect.unwrap(function).__code__
+    assert name in code.co_names, moved(f"use of {name} in {module}.{reader}")
+    assert inspect.unwrap(function).__module__ == module, moved(f"{reader} defined in {module}")
+
+
+@pytest.mark.parametrize(("path", "names"), USED, ids=[f"{path.rpartition('.')[2]} {names}" for path, names in USED])
+def test_used_names_are_there(path: str, names: str) -> None:
+    owner = found(path)
+    for name in names.split():
+        assert hasattr(owner, name), moved(f"{path}.{name}")
+
+
+def test_names_that_only_instances_have() -> None:
+    sources = {
+        Scheduler: ["self.waiting", "self.running", "self.lora_config"],
+        import_module("vllm.lora.model_manager").LoRAModelManager: [
+            "self._registered_adapters",
+            "self._active_adapters",
+            "self.lora_index_to_id",
+            "self.modules",
+        ],
+        import_module("vllm.v1.worker.gpu_model_runner").GPUModelRunner: ["self.discard_request_mask"],
+        import_module("vllm.entrypoints.openai.models.serving").OpenAIServingModels: [
+            "self.lora_requests",
+            "self.base_model_paths",
+            "self.registry",
+        ],
+    }
+    for owner, names in sources.items():
+        source = inspect.getsource(owner.__init__)
+        for name in names:
+            assert name in source, moved(f"{name} in {owner.__name__}")
+    parameters = inspect.signature(AsyncLLM.generate).parameters
+    assert parameters["lora_request"].kind is inspect.Parameter.KEYWORD_ONLY, moved("lora_request of generate")
+
+
+@pytest.fixture
+def stock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What vLLM has by itself, and has again afterwards."""
+    for owner, name in (
+        (lora_model_runner_mixin, "LRUCacheWorkerLoRAManager"),
+        (cpu_worker, "CPUModelRunner"),
+        (type(current_platform), "get_punica_wrapper"),
+    ):
+        monkeypatch.setattr(owner, name, vars(owner)[name])
+
+
+def places() -> list[object]:
+    return [
+        lora_model_runner_mixin.LRUCacheWorkerLoRAManager,
+        cpu_worker.CPUModelRunner,
+        current_platform.get_punica_wrapper(),
+    ]
+
+
+@pytest.mark.parametrize("value", [None, "", "0", "true"])
+def test_other_programs_keep_their_vllm(stock: None, monkeypatch: pytest.MonkeyPatch, value: str | None) -> None:
+    monkeypatch.delenv(ACTIVE, raising=False)
+    if value is not None:
+        monkeypatch.setenv(ACTIVE, value)
+    before = places()
+    register()
+    assert places() == before
+    assert HostLoRAManager not in before
+
+
+def test_registering_twice_is_as_once(stock: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ACTIVE, "1")
+    ours = [HostLoRAManager, SeededCPUModelRunner, "polyad.serve.engine.punica.SlotWrapper"]
+    for _ in range(3):
+        register()
+        assert places() == ours
+
+
+def test_vllm_finds_the_plugin() -> None:
+    plugins = {point.name: point for point in entry_points(group="vllm.general_plugins")}
+    assert plugins["polyad"].load() is register
+
+
+def test_generators_on_cpu_still_cannot_be_wound_back() -> None:
+    """The reason for SeededCPUModelRunner: where this passes no more, it can go."""
+    with pytest.raises(RuntimeError, match="offset"):
+        torch.Generator().set_offset(0)

@@ -1,0 +1,303 @@
+"""The scheduler itself, built from the arguments that `polyad serve` makes, over a model that says one token a step.
+
+Time is the simulation's: a step takes STEP_S.
+"""
+
+import random
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from vllm.lora.request import LoRARequest
+from vllm.sampling_params import SamplingParams
+from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
+from vllm.v1.outputs import ModelRunnerOutput
+from vllm.v1.request import Request
+from vllm.v1.structured_output import StructuredOutputManager
+
+from polyad.adapters_store.base_model import BaseModel
+from polyad.serve.config import Settings
+from polyad.serve.engine.arguments import engine_arguments, serve_arguments
+from polyad.serve.engine.scheduler import SlotScheduler
+
+STEP_S = 0.02
+SLOT_WAIT_S = 1.0
+NEVER_S = 1e9
+SLOTS = 2
+BLOCKS = 4000
+
+
+class Simulation:
+    """Requests come and go on a real scheduler; `None` as version is the base model."""
+
+    def __init__(self, scheduler: SlotScheduler, clock: list[float]) -> None:
+        self.scheduler = scheduler
+        self.requests: dict[str, Request] = {}
+        self.first_token: dict[str, float] = {}
+        self.finished: dict[str, float] = {}
+        self._clock = clock
+
+    @property
+    def now(self) -> float:
+        return self._clock[0]
+
+    def add(self, version: str | None, tokens: int, prompt: int = 4) -> Request:
+        handle = version and LoRARequest(
+            lora_name=version, lora_int_id=1_000_000 + ord(version), lora_path=f"sha256:{version}"
+        )
+        request = Request(
+            request_id=f"{version}-{len(self.requests)}",
+            prompt_token_ids=[1] * prompt,
+            sampling_params=SamplingParams(max_tokens=tokens, ignore_eos=True),
+            pooling_params=None,
+            arrival_time=self.now,
+            lora_request=handle or None,
+        )
+        self.requests[request.request_id] = request
+        self.scheduler.add_request(request)
+        return request
+
+    def step(self) -> None:
+        scheduled = self.scheduler.schedule()
+        self._clock[0] += STEP_S
+        ids = list(scheduled.num_scheduled_tokens)
+        said = [[7] if self._prompt_is_done(name) else [] for name in ids]
+        self.scheduler.update_from_output(
+            scheduled, ModelRunnerOutput(ids, {name: row for row, name in enumerate(ids)}, said)
+        )
+        for name, tokens in zip(ids, said, strict=True):
+            if tokens:
+                self.first_token.setdefault(name, self.now)
+            if self.requests[name].is_finished():
+                self.finished.setdefault(name, self.now)
+
+    def run(self, seconds: float) -> None:
+        end = self.now + seconds
+        while self.now < end:
+            self.step()
+
+    def run_until(self, done: Callable[[], object], seconds: float = 60) -> None:
+        end = self.now + seconds
+        while not done():
+            assert self.now < end, f"not within {seconds:g} simulated seconds"
+            self.step()
+
+    def waited(self, request: Request) -> float:
+        return self.first_token[request.request_id] - request.arrival_time
+
+    @property
+    def running(self) -> Counter[str]:
+        return Counter(request.lora_request.lora_name for request in self.scheduler.running if request.lora_request)
+
+    @property
+    def closed(self) -> set[str]:
+        """The versions that nobody who comes now may join."""
+        names = {r.lora_request.lora_int_id: r.lora_request.lora_name for r in self.requests.values() if r.lora_request}
+        return {names[engine_id] for engine_id in self.scheduler._closed}
+
+    def _prompt_is_done(self, name: str) -> bool:
+        request = self.requests[name]
+        return request.num_computed_tokens >= request.num_prompt_tokens
+
+
+@pytest.fixture
+def simulate(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quiet_vllm: None
+) -> Callable[..., Simulation]:
+    clock = [1_000_000.0]
+    monkeypatch.setattr(time, "time", lambda: clock[0])
+
+    def make(slot_wait_s: float = SLOT_WAIT_S, places: int = 32) -> Simulation:
+        settings = Settings.load(slots=SLOTS, max_rank=8, slot_wait_s=slot_wait_s, state_dir=tmp_path)
+        base = BaseModel.from_folder(tiny_model, "tiny")
+        options = ["--skip-tokenizer-init", "--max-num-seqs", str(places), "--max-num-batched-tokens", "64"]
+        options += ["--no-enable-prefix-caching"]
+        config = engine_arguments(serve_arguments(str(tiny_model), options, settings, base)).create_engine_config()
+        config.cache_config.num_gpu_blocks = BLOCKS
+        blocks = FullAttentionSpec(block_size=16, num_kv_heads=1, head_size=1, dtype=torch.float32)
+        cache = KVCacheConfig(
+            num_blocks=BLOCKS, kv_cache_tensors=[], kv_cache_groups=[KVCacheGroupSpec(["layer"], blocks)]
+        )
+        assert config.scheduler_config.get_scheduler_cls() is SlotScheduler
+        return Simulation(SlotScheduler(config, cache, StructuredOutputManager(config), 16), clock)
+
+    return make
+
+
+def keep_busy(simulation: Simulation, versions: str, each: int, tokens: int) -> Callable[[], None]:
+    """One step of versions that always have `each` requests."""
+
+    def step() -> None:
+        alive = Counter(
+            request.lora_request.lora_name
+            for request in simulation.requests.values()
+            if request.lora_request and not request.is_finished()
+        )
+        for version in versions:
+            for _ in range(each - alive[version]):
+                # Not all of one length, or all would end in one step and free the slot by themselves.
+                simulation.add(version, tokens + len(simulation.requests) % 7)
+        simulation.step()
+
+    return step
+
+
+def test_cold_version_gets_a_slot_between_two_hot_ones(simulate: Callable[..., Simulation]) -> None:
+    simulation = simulate()
+    step = keep_busy(simulation, "ab", each=3, tokens=50)
+    for _ in range(100):
+        step()
+    cold = simulation.add("c", 5)
+    longest_request_s = 60 * STEP_S
+    while cold.request_id not in simulation.first_token:
+        assert simulation.now - cold.arrival_time < SLOT_WAIT_S + longest_request_s
+        step()
+    assert simulation.waited(cold) >= SLOT_WAIT_S
+    for _ in range(300):
+        step()
+    hot = [r for r in simulation.requests.values() if r is not cold and r.request_id in simulation.finished]
+    assert max(simulation.waited(request) for request in hot) < 2 * (SLOT_WAIT_S + longest_request_s)
+
+
+def test_without_ageing_the_cold_version_would_wait_for_ever(simulate: Callable[..., Simulation]) -> None:
+    simulation = simulate(slot_wait_s=NEVER_S)
+    step = keep_busy(simulation, "ab", each=3, tokens=50)
+    step()
+    cold = simulation.add("c", 5)
+    for _ in range(2000):
+        step()
+    assert cold.request_id not in simulation.first_token
+    assert simulation.running.keys() == {"a", "b"}
+
+
+def test_only_later_arrivals_of_the_closed_version_are_held(simulate: Callable[..., Simulation]) -> None:
+    simulation = simulate(places=3)
+    last = simulation.add("a", 200)
+    for tokens in (60, 400):
+        simulation.add("b", tokens)
+    simulation.step()
+    earlier = simulation.add("a", 60)  # waits for a place in the batch, not for a slot
+    simulation.step()
+    starved = simulation.add("c", 5)
+    simulation.run(SLOT_WAIT_S + STEP_S)
+    assert simulation.closed == {"a"}
+    held, other, base = simulation.add("a", 5), simulation.add("b", 5), simulation.add(None, 5)
+    simulation.run_until(lambda: held.request_id in simulation.finished)
+    first = simulation.first_token
+    assert first[earlier.request_id] < first[other.request_id] < first[base.request_id]
+    assert first[base.request_id] < simulation.finished[last.request_id] < first[starved.request_id]
+    assert first[starved.request_id] < first[held.request_id]
+
+
+def test_a_closed_slot_stays_the_closed_one_while_it_drains(simulate: Callable[..., Simulation]) -> None:
+    simulation = simulate()
+    for _ in range(2):
+        simulation.add("a", 200)
+    for tokens in (60, 80, 200):
+        simulation.add("b", tokens)
+    simulation.step()
+    starved = simulation.add("c", 5)
+    simulation.run(SLOT_WAIT_S + STEP_S)
+    assert simulation.closed == {"a"}
+    seen = set()
+    while starved.request_id not in simulation.first_token:
+        simulation.step()
+        seen.add(simulation.running["b"])
+        if simulation.running["a"] and starved.request_id not in simulation.first_token:
+            assert simulation.closed == {"a"}
+    assert 1 in seen  # fewer than "a" had, and yet "b" went on as before
+    assert simulation.closed == set()  # in the very step that had the free slot
+
+
+def test_the_least_busy_version_is_closed_and_one_for_each_that_starves(simulate: Callable[..., Simulation]) -> None:
+    simulation = simulate()
+    for _ in range(3):
+        simulation.add("a", 500)
+    simulation.add("b", 500)
+    simulation.step()
+    for _ in range(4):
+        simulation.add("c", 5)
+    simulation.run(SLOT_WAIT_S + STEP_S)
+    assert simulation.closed == {"b"}
+    simulation.add("d", 5)
+    simulation.run(SLOT_WAIT_S + STEP_S)
+    assert simulation.closed == {"a", "b"}
+
+
+def test_nothing_is_held_while_a_slot_is_free(simulate: Callable[..., Simulation]) -> None:
+    simulation = simulate()
+    simulation.add("a", 500)
+    simulation.step()
+    for _ in range(100):
+        late = simulation.add("a", 3)
+        simulation.step()
+        assert simulation.closed == set()
+        assert late.request_id in simulation.first_token
+    cold = simulation.add("c", 3)
+    simulation.step()
+    assert cold.request_id in simulation.first_token
+
+
+def test_nothing_is_held_for_those_who_wait_for_something_else(simulate: Callable[..., Simulation]) -> None:
+    """The batch is full: requests of resident versions and of the base wait for a place, which no slot would give."""
+    simulation = simulate(places=2)
+    simulation.add("a", 300)
+    simulation.add("b", 300)
+    simulation.step()
+    simulation.add("a", 5)
+    simulation.add(None, 5)
+    simulation.run(2 * SLOT_WAIT_S)
+    assert simulation.closed == set()
+
+
+def test_slot_that_falls_free_for_one_does_not_open_the_other_that_drains(simulate: Callable[..., Simulation]) -> None:
+    simulation = simulate()
+    simulation.add("a", 100)
+    for _ in range(2):
+        simulation.add("b", 200)
+    simulation.step()
+    first, second = simulation.add("c", 400), simulation.add("d", 5)
+    simulation.run(SLOT_WAIT_S + STEP_S)
+    assert simulation.closed == {"a", "b"}
+    late = simulation.add("b", 400)
+    simulation.run_until(lambda: second.request_id in simulation.first_token, 5)
+    # "b" ended with the two that ran when it was closed, so "d" came before the late one
+    assert late.request_id not in simulation.first_token
+    assert first.request_id not in simulation.finished
+
+
+def test_requests_of_one_starved_version_need_one_slot(simulate: Callable[..., Simulation]) -> None:
+    simulation = simulate()
+    simulation.add("a", 100)
+    for _ in range(2):
+        simulation.add("b", 400)
+    simulation.step()
+    cold = [simulation.add("c", 5) for _ in range(10)]
+    simulation.run_until(lambda: all(request.request_id in simulation.finished for request in cold), 5)
+    assert simulation.running["b"] == 2
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_every_request_of_a_random_crowd_is_served_within_a_bound(
+    simulate: Callable[..., Simulation], seed: int
+) -> None:
+    chance = random.Random(seed)
+    simulation = simulate()
+    versions = ["a", "b", "c", "d", "e", "f", None]
+    weights = [30, 20, 3, 2, 1, 1, 5]
+    longest = 60
+    crowd = []
+    for _ in range(1500):
+        if chance.random() < 0.15:
+            version = chance.choices(versions, weights)[0]
+            crowd.append(simulation.add(version, chance.randint(1, longest), chance.randint(1, 40)))
+        simulation.step()
+        assert len(simulation.running) <= SLOTS
+    simulation.run_until(lambda: len(simulation.finished) == len(crowd))
+    # A round is a wait and a drain; five other versions may be ahead, two at a time.
+    round_s = SLOT_WAIT_S + 2 * longest * STEP_S
+    assert max(simulation.waited(request) for request in crowd) < 3 * round_s
+    assert max(simulation.waited(request) for request in crowd if request.lora_request is None) < SLOT_WAIT_S
