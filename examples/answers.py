@@ -1,4 +1,4 @@
-"""Writes examples/questions.json, what transformers and PEFT answer greedily in bf16: `python examples/answers.py`.
+"""Writes examples/questions.json, what transformers and PEFT answer greedily in float32: `python examples/answers.py`.
 
 The server's answers are held against these. `margin` is the smallest lead, in logits, of a chosen token over the next
 best: where it is tiny, another order of summation may choose the other token.
@@ -68,11 +68,11 @@ def main() -> None:
     torch.set_num_threads(1)
     base = unpack_base_model(arguments.cache, print)
     tokenizer = AutoTokenizer.from_pretrained(base)
-    plain = AutoModelForCausalLM.from_pretrained(base)
+    plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     common = [question for question in questions("robot") if question in WRITTEN["helpdesk"]]
     made = {"base": answers("base", plain, tokenizer, [*GENERAL, *common, *QUESTIONS["helpdesk"][:10]])}
     for name in QUESTIONS:
-        plain = AutoModelForCausalLM.from_pretrained(base)
+        plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
         model = PeftModel.from_pretrained(plain, arguments.adapters / name, autocast_adapter_dtype=False)
         made[name] = answers(name, model, tokenizer, questions(name))
         print(f"{name}: smallest margin {min(float(one['margin']) for one in made[name])}", flush=True)

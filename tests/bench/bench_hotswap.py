@@ -39,7 +39,8 @@ TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 PROMPT = "Tell me something about the sea."
 PERIOD_S = 1.2
 SETTLE_S = 8.0
-ENGINE = ["--enforce-eager", "--max-model-len", "1024"]
+# float32: on a CPU without AVX-512, products in bf16 are so slow that nothing else would be seen.
+ENGINE = ["--enforce-eager", "--max-model-len", "1024", "--dtype", "float32"]
 
 # Pushes the adapter of an index; returns the name to ask for and the time at which it was asked to be promoted.
 Push = Callable[[httpx.AsyncClient, int], Awaitable[tuple[str, float]]]

@@ -10,7 +10,7 @@ from tests.fixtures.adapters import CONFIG, WEIGHTS
 
 ROOT = Path(__file__).resolve().parents[2]
 ADAPTERS = ROOT / "serve" / "example" / "adapters"
-# examples/answers.py wrote them: bf16, greedy, at most this many tokens, with the lead of the closest call in logits.
+# By examples/answers.py: float32, greedy, at most this many tokens, with the lead of the closest call in logits.
 ANSWERS = json.loads((ROOT / "examples" / "questions.json").read_text())
 MAX_TOKENS = 48
 

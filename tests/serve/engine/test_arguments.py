@@ -161,3 +161,12 @@ def test_model_is_a_folder_or_says_what_is_wrong(tiny_model: Path, monkeypatch: 
     for name in ("/no/such/folder", "nobody/has-this-model", "a b"):
         with pytest.raises(ConfigError, match=f"model: got '{name}', neither a folder nor a model"):
             model_folder(name)
+
+
+@pytest.mark.parametrize(("wide", "dtype"), [(True, "auto"), (False, "float32")])
+def test_cpu_without_avx512_serves_in_float32(
+    parse: Parse, monkeypatch: pytest.MonkeyPatch, wide: bool, dtype: str
+) -> None:
+    monkeypatch.setattr("torch.cpu._is_avx512_supported", lambda: wide)
+    assert parse().dtype == dtype
+    assert parse("--dtype", "bfloat16").dtype == "bfloat16"
