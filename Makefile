@@ -16,7 +16,7 @@ PIP = $(VENV)/bin/python -m pip --disable-pip-version-check
 # The stamps carry the sum of what was installed, so that a change installs anew and nothing else does.
 sum = $(shell cat $(1) | cksum | cut -d' ' -f1)
 LOCKED := $(VENV)/.locked-$(TORCH)-$(call sum,$(LOCKS))
-INSTALLED := $(VENV)/.installed-$(call sum,pyproject.toml)
+INSTALLED := $(VENV)/.installed-$(call sum,pyproject.toml setup.py kernels/csrc/*)
 
 .DEFAULT_GOAL := help
 .PHONY: help serve demo test check proto lock clean

@@ -1,7 +1,7 @@
 """Every setting of the server, declared once: flags, environment variables and Helm values carry these names."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -9,7 +9,6 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from polyad.adapters_store.errors import ConfigError
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
-RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 GIB = 1024**3
 MIB = 1024**2
 
@@ -57,12 +56,17 @@ class Settings(BaseSettings):
     )
 
     slots: int = Field(8, ge=1, le=1024, description="Adapter versions that one batch may mix (device memory).")
-    max_rank: int = Field(64, description=f"Largest rank of an adapter; one of {', '.join(map(str, RANKS))}.")
+    max_rank: int = Field(64, ge=1, le=4096, description="Largest rank of an adapter.")
     slot_wait_s: float = Field(
         2.0, ge=0, description="How long a request may wait for a slot before one is freed for it, in seconds."
     )
     host_cache_bytes: int = Field(4 * GIB, ge=1, description="Host memory for adapter versions, in bytes.")
     load_timeout_s: float = Field(60, gt=0, description="Bound on bringing one version into host memory, in seconds.")
+
+    kernels: Literal["auto", "cpu", "reference"] = Field(
+        "auto",
+        description="What computes the adapters' part: native code (cpu) or plain torch (reference).",
+    )
 
     restart_backoff_s: float = Field(
         30, gt=0, description="Longest pause between two attempts to restart a dead engine, in seconds."
@@ -73,13 +77,6 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
-
-    @field_validator("max_rank")
-    @classmethod
-    def _known_rank(cls, value: int) -> int:
-        if value not in RANKS:
-            raise ValueError(f"must be one of {', '.join(map(str, RANKS))}")
-        return value
 
     @model_validator(mode="after")
     def _safe_address(self) -> "Settings":

@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = ("serve", "adapters_store", "kernels", "proto")
 # Stale build outputs would put deleted modules into the wheel.
-NOT_SOURCE = shutil.ignore_patterns("__pycache__", "*.egg-info", "build")
+NOT_SOURCE = shutil.ignore_patterns("__pycache__", "*.egg-info", "build", "*.so")
 
 
 def run(*command: str | Path, cwd: Path) -> str:
@@ -29,7 +29,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     copy = tmp_path_factory.mktemp("source")
     for name in (*PARTS, ".dev"):
         shutil.copytree(ROOT / name, copy / name, symlinks=True, ignore=NOT_SOURCE)
-    for name in ("pyproject.toml", "LICENSE", "README.md"):
+    for name in ("pyproject.toml", "setup.py", "LICENSE", "README.md"):
         shutil.copy(ROOT / name, copy / name)
     offline = ("--no-deps", "--no-index", "--no-build-isolation", "--disable-pip-version-check")
     run(sys.executable, "-m", "pip", "wheel", *offline, "--wheel-dir", copy / "dist", copy, cwd=copy)
@@ -50,9 +50,10 @@ def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_wheel_holds_every_source_file_and_nothing_else(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     inside = {name for name in names if name.startswith("polyad/")}
-    assert {name.split("/")[0] for name in names - inside} == {f"{wheel.name.split('-py3')[0]}.dist-info"}
-    files = [file for part in PARTS for file in (ROOT / part).rglob("*") if file.is_file() and file.suffix != ".pyc"]
-    assert inside == {f"polyad/{file.relative_to(ROOT)}" for file in files}
+    assert {name.split("/")[0] for name in names - inside} == {f"{'-'.join(wheel.name.split('-')[:2])}.dist-info"}
+    files = [file for part in PARTS for file in (ROOT / part).rglob("*") if file.is_file()]
+    sources = {f"polyad/{file.relative_to(ROOT)}" for file in files if file.suffix not in (".pyc", ".so")}
+    assert inside == {*sources, f"polyad/kernels/_delta{sysconfig.get_config_var('EXT_SUFFIX')}"}
 
 
 def test_only_the_namespace_can_be_imported(python: Path, tmp_path: Path) -> None:
@@ -64,6 +65,11 @@ def test_only_the_namespace_can_be_imported(python: Path, tmp_path: Path) -> Non
 def test_modules_come_from_the_wheel(python: Path, tmp_path: Path) -> None:
     code = "import polyad.adapters_store.errors as m; print(m.__file__)"
     assert Path(run(python, "-I", "-c", code, cwd=tmp_path).strip()).is_relative_to(python.parent.parent)
+
+
+def test_native_kernels_were_built(python: Path, tmp_path: Path) -> None:
+    code = "from polyad.kernels import _delta; print(_delta.supported()['portable'])"
+    assert run(python, "-I", "-c", code, cwd=tmp_path).strip() == "4"
 
 
 def test_console_script_runs(python: Path, tmp_path: Path) -> None:

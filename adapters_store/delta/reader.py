@@ -8,6 +8,7 @@ import torch
 from polyad.adapters_store.delta.delta import Delta
 from polyad.adapters_store.delta.header import DTYPES, Header, TensorEntry, parse_header
 from polyad.adapters_store.delta.low_rank import LowRank
+from polyad.adapters_store.delta.module_delta import ModuleDelta
 from polyad.adapters_store.delta.strict_json import strict_json
 from polyad.adapters_store.delta.writer import FACTOR_SUFFIXES, FORMAT, FORMAT_KEY, SCALES_KEY
 from polyad.adapters_store.errors import CorruptBlob, InvalidInput
@@ -23,7 +24,7 @@ def read_delta(path: Path) -> Delta:
             header = parse_header(path.name, file, _MAX_HEADER_BYTES, _MAX_TENSORS)
             # copy-on-write: torch refuses read-only memory, and the file must never change
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-        return Delta(_low_rank(header, mapped))
+        return Delta({name: ModuleDelta(low_rank=term) for name, term in _low_rank(header, mapped).items()})
     except (InvalidInput, KeyError, UnicodeError) as error:
         raise CorruptBlob(f"{path.name}: not a delta file: {error}") from error
 

@@ -41,12 +41,13 @@ class FactorSource:
 
 def write_delta(delta: Delta, path: Path) -> str:
     """Write `delta` to `path`, whole or not at all; return the digest, the SHA-256 of the file in hexadecimal."""
+    low_rank = {name: change.low_rank for name, change in delta.modules.items() if change.low_rank}
     factors = {
         module + FACTOR_SUFFIXES[side]: _tensor_source(module, tensor)
-        for module, term in delta.low_rank.items()
+        for module, term in low_rank.items()
         for side, tensor in (("a", term.a), ("b", term.b))
     }
-    return write_factors(factors, {module: term.scale for module, term in delta.low_rank.items()}, path)
+    return write_factors(factors, {module: term.scale for module, term in low_rank.items()}, path)
 
 
 def write_factors(factors: Mapping[str, FactorSource], scales: Mapping[str, float], path: Path) -> str:

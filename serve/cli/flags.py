@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import click
 from pydantic import SecretStr
@@ -56,6 +56,8 @@ def _help(name: str, field: FieldInfo) -> str:
 
 
 def _metavar(field: FieldInfo) -> str:
+    if get_origin(field.annotation) is Literal:
+        return "|".join(get_args(field.annotation))
     kinds = (get_origin(field.annotation), field.annotation, *get_args(field.annotation))
     return next((metavar for kind, metavar in _METAVARS.items() if kind in kinds), "TEXT")
 

@@ -29,7 +29,7 @@ class Resolver:
         except (InvalidInput, NotFound) as error:
             raise UnknownModel("model", model, f"is not served here ({error})") from error
         self._check_base(version)
-        return Plan(version)
+        return Plan.single(version)
 
     def _without_base(self, model: str) -> str:
         # The longest first: a base model's name may hold a colon itself, as `llama:8b`.

@@ -15,6 +15,7 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 from polyad.adapters_store.base_model import BaseModel
 from polyad.adapters_store.errors import ConfigError
+from polyad.kernels.backend import BackendUnavailable, select
 from polyad.serve.config import Settings
 from polyad.serve.engine.plugin import ACTIVE
 from polyad.serve.engine.structured import BACKEND
@@ -74,7 +75,7 @@ def serve_arguments(model: str, options: Sequence[str], settings: Settings, base
         parsed = parser.parse_args([*arguments, "--host", settings.host, "--port", str(settings.port)])
         if parsed.model_tag is not None:
             raise ConfigError(f"vLLM's options: got {parsed.model_tag!r}, which belongs to no option")
-        parsed.additional_config = {"polyad": {"slot_wait_s": settings.slot_wait_s}}
+        parsed.additional_config = {"polyad": {"slot_wait_s": settings.slot_wait_s, "kernels": settings.kernels}}
         if parsed.structured_outputs_config.backend == "auto":
             parsed.structured_outputs_config.backend = BACKEND
         validate_parsed_serve_args(parsed)
@@ -83,7 +84,8 @@ def serve_arguments(model: str, options: Sequence[str], settings: Settings, base
     except (SystemExit, Exception) as error:
         # vLLM's checks, and its reader of YAML, have no class of errors in common.
         raise ConfigError(f"vLLM's options: {error}") from error
-    _enable_adapters(parsed, settings, base)
+    _enable_adapters(parsed, settings)
+    _check_kernels(parsed, settings)
     return parsed
 
 
@@ -132,13 +134,19 @@ def _defaults(base: BaseModel, given: set[str]) -> list[str]:
     return [part for option, value in defaults.items() if _name(option) not in given for part in (option, value)]
 
 
-def _enable_adapters(parsed: Namespace, settings: Settings, base: BaseModel) -> None:
+def _check_kernels(parsed: Namespace, settings: Settings) -> None:
+    dtype = getattr(torch, parsed.dtype, torch.float32)
+    try:
+        select(settings.kernels, torch.device(current_platform.device_type), dtype)
+    except BackendUnavailable as error:
+        raise ConfigError(str(error)) from error
+
+
+def _enable_adapters(parsed: Namespace, settings: Settings) -> None:
+    # vLLM then carries each request's composition to its scheduler and workers; what it does with them is polyad's.
     parsed.enable_lora = True
     parsed.max_loras = settings.slots
-    parsed.max_lora_rank = settings.max_rank
     parsed.max_cpu_loras = settings.slots
-    # Without lm_head and embeddings among them, vLLM leaves both unwrapped, and base requests pay nothing there.
-    parsed.lora_target_modules = sorted({module.rsplit(".", 1)[-1] for module in base.linears})
     parsed.scheduler_cls = "polyad.serve.engine.scheduler.SlotScheduler"
     parsed.worker_extension_cls = "polyad.serve.engine.worker.AdapterWorker"
 

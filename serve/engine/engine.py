@@ -28,7 +28,7 @@ class AdapterEngine(AsyncLLM):
         lora_request: LoRARequest | None = None,
         **kwargs: Any,
     ) -> AsyncGenerator[RequestOutput, None]:
-        """As vLLM's, but `lora_request` may be a plan's handle, which holds its version until the request ends.
+        """As vLLM's, but `lora_request` may be a plan's handle, which holds its versions until the request ends.
 
         Raises Refused, for what the engine itself refuses and for what `Residency.lease` raises.
         """

@@ -1,20 +1,18 @@
-"""Host memory of a worker: versions are read, parsed and packed here by a thread, never inside the engine's step."""
+"""Host memory of a worker: a thread reads versions, cuts them to this rank and packs them, never the engine's step."""
 
 import os
 import threading
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import torch
-from vllm.lora.lora_model import LoRAModel
-from vllm.lora.lora_weights import LoRALayerWeights
-from vllm.lora.request import LoRARequest
-from vllm.lora.worker_manager import LRUCacheWorkerLoRAManager
 
-from polyad.adapters_store.delta import Delta, read_delta
-from polyad.serve.engine.slots import SlotManager
+from polyad.adapters_store.delta import Delta, ModuleDelta, read_delta
+from polyad.kernels.linear import PackedLinear
+from polyad.serve.engine.layers import AdaptedLayer
+from polyad.serve.engine.slots import PackedVersion
 
 LOADING = "loading"
 READY = "ready"
@@ -29,30 +27,33 @@ def _yield_to_the_engine() -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
     with suppress(OSError):
         os.sched_setaffinity(0, range(os.cpu_count() or 1))
+    torch.set_num_threads(1)
 
 
-class HostLoRAManager(LRUCacheWorkerLoRAManager):
-    """Stands in for vLLM's worker-side LoRA manager.
+class HostMemory:
+    """The versions of one worker. The front end decides what is in here: `load`, `state`, `drop`.
 
-    The front end decides what is in host memory (`load`, `state`, `drop`); a step only copies from there into slots.
+    `rename` gives the engine's name of a module of the model. With `whole`, every module of a version must have a layer
+    here; without, other workers may have it.
     """
 
-    _manager_cls = SlotManager
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self, layers: Mapping[str, AdaptedLayer], dtype: torch.dtype, rename: Callable[[str], str | None], whole: bool
+    ) -> None:
+        self._layers = layers
+        self._dtype = dtype
+        self._rename = rename
+        self._whole = whole
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="polyad-load", initializer=_yield_to_the_engine)
-        self._reads: dict[int, Future[LoRAModel]] = {}
+        self._reads: dict[int, Future[PackedVersion]] = {}
 
     def load(self, engine_id: int, path: str) -> None:
         """Begin to bring a delta file into host memory; returns at once."""
-        if engine_id not in self._reads and engine_id not in self.list_adapters():
-            self._reads[engine_id] = self._reader.submit(self._read, engine_id, Path(path))
+        if engine_id not in self._reads:
+            self._reads[engine_id] = self._reader.submit(self._read, Path(path))
 
     def state(self, engine_id: int) -> str:
         """LOADING, READY, or FAILED followed by the reason."""
-        if engine_id in self._adapter_manager.registered:
-            return READY
         read = self._reads.get(engine_id)
         if read is None:
             return f"{FAILED}the engine was not asked to load it"
@@ -61,48 +62,37 @@ class HostLoRAManager(LRUCacheWorkerLoRAManager):
         if error := read.exception():
             del self._reads[engine_id]
             return f"{FAILED}{type(error).__name__}: {error}"
-        self._finish(engine_id)
         return READY
 
-    def drop(self, engine_ids: list[int]) -> None:
-        """Free the slots and the host memory of versions that no request uses."""
-        for engine_id in engine_ids:
-            if read := self._reads.pop(engine_id, None):
-                read.cancel()
-            self._adapter_manager.remove_adapter(engine_id)
+    def drop(self, engine_id: int) -> None:
+        if read := self._reads.pop(engine_id, None):
+            read.cancel()
 
-    def _apply_adapters(self, lora_requests: set[LoRARequest]) -> None:
-        engine_ids = {request.lora_int_id for request in lora_requests if request}
+    @property
+    def versions(self) -> list[int]:
+        """The engine ids of all that is here, or on its way."""
+        return list(self._reads)
+
+    def __getitem__(self, engine_id: int) -> PackedVersion:
         # Under data parallelism only the first engine's state is polled: another may be a moment behind.
-        for engine_id in engine_ids & self._reads.keys():
-            self._finish(engine_id)
-        self._adapter_manager.activate(engine_ids)
+        return self._reads[engine_id].result()
 
-    def _finish(self, engine_id: int) -> None:
-        self._adapter_manager.register(self._reads.pop(engine_id).result())
+    def _read(self, path: Path) -> PackedVersion:
+        return self._packed(read_delta(path))
 
-    def _read(self, engine_id: int, path: Path) -> LoRAModel:
-        delta = read_delta(path)
-        model = LoRAModel(engine_id, delta.rank, self._layer_weights(delta))
-        self._adapter_manager.pack(model)
-        return model
+    def _packed(self, delta: Delta) -> PackedVersion:
+        changes = {self._rename(module): change for module, change in delta.modules.items()}
+        packed = {name: self._in_layer(layer, changes) for name, layer in self._layers.items()}
+        if self._whole and (lost := changes.keys() - _claimed(self._layers)):
+            raise ValueError(f"the engine has no layer for {', '.join(sorted(map(str, lost))[:5])}")
+        return {name: found for name, found in packed.items() if found is not None}
 
-    def _layer_weights(self, delta: Delta) -> dict[str, LoRALayerWeights]:
-        mapper = getattr(self._adapter_manager.model, "hf_to_vllm_mapper", None)
-        rename = mapper.get_rename_mapper().map_name if mapper is not None else str
-        dtype = self.lora_config.lora_dtype
-        weights = {}
-        for module, term in delta.low_rank.items():
-            name = rename(module)
-            a, b = term.a.to(dtype, copy=True), (term.b.to(torch.float32) * term.scale).to(dtype)
-            _check_range(module, term.a, a, b)
-            weights[name] = LoRALayerWeights(name, a.shape[0], a.shape[0], a, b, scaling=1)
-        return weights
+    def _in_layer(self, layer: AdaptedLayer, changes: Mapping[str | None, ModuleDelta]) -> PackedLinear | None:
+        found = [(place, changes.get(place.module)) for place in layer.placements]
+        return layer.deltas.pack(
+            [None if change is None else place.local(change, self._dtype) for place, change in found]
+        )
 
 
-def _check_range(module: str, stored: torch.Tensor, *served: torch.Tensor) -> None:
-    """Admission saw finite values; scaled, or in a narrower dtype than they were stored in, they may be none."""
-    if served[0].dtype == torch.float16 or stored.dtype != served[0].dtype:
-        for factor in served:
-            if not torch.isfinite(factor).all():
-                raise ValueError(f"{module}: values overflow in the engine's {factor.dtype}")
+def _claimed(layers: Mapping[str, AdaptedLayer]) -> set[str]:
+    return {place.module for layer in layers.values() for place in layer.placements}

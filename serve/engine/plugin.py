@@ -16,20 +16,18 @@ def register() -> None:
     from vllm.platforms import current_platform
     from vllm.v1.worker import lora_model_runner_mixin
 
-    from polyad.serve.engine.host import HostLoRAManager
+    from polyad.serve.engine.delta_manager import DeltaManager
     from polyad.serve.engine.orphan import end_with_parent
 
     end_with_parent()
-    lora_model_runner_mixin.LRUCacheWorkerLoRAManager = HostLoRAManager
+    lora_model_runner_mixin.LRUCacheWorkerLoRAManager = DeltaManager
     if current_platform.is_cpu():
         _register_cpu()
 
 
 def _register_cpu() -> None:
-    from vllm.platforms import current_platform
     from vllm.v1.worker import cpu_worker
 
     from polyad.serve.engine.seeds import SeededCPUModelRunner
 
     cpu_worker.CPUModelRunner = SeededCPUModelRunner
-    type(current_platform).get_punica_wrapper = classmethod(lambda cls: "polyad.serve.engine.punica.SlotWrapper")

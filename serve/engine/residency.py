@@ -3,8 +3,8 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -16,7 +16,7 @@ from polyad.adapters_store.registry import Version
 from polyad.serve.compose import Plan
 from polyad.serve.engine import metrics
 from polyad.serve.engine.host import FAILED, READY
-from polyad.serve.engine.identity import planned, resident
+from polyad.serve.engine.identity import composed, new_id
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class Resident:
     """One version in host memory, or on its way there."""
 
     version: Version
-    request: LoRARequest
+    engine_id: int
     ready: asyncio.Future[None]
     leases: int = 0
     revoked: bool = False
@@ -52,6 +52,28 @@ def _key(version: Version) -> Key:
     return version.tenant, version.adapter, version.digest
 
 
+class _Compositions:
+    """The ids of the compositions that requests use now: one for all requests with the same versions and weights."""
+
+    def __init__(self) -> None:
+        self._used: dict[tuple[object, ...], tuple[int, int]] = {}
+
+    @contextmanager
+    def id_of(self, plan: Plan, engine_ids: Sequence[int]) -> Iterator[int]:
+        if [term.weight for term in plan.terms] == [1]:
+            yield engine_ids[0]
+            return
+        key = tuple((engine_id, term.weight) for engine_id, term in zip(engine_ids, plan.terms, strict=True))
+        composition_id, users = self._used.get(key) or (new_id(), 0)
+        self._used[key] = composition_id, users + 1
+        try:
+            yield composition_id
+        finally:
+            composition_id, users = self._used.pop(key)
+            if users > 1:
+                self._used[key] = composition_id, users - 1
+
+
 class Residency:
     """The host cache. Everything here runs in the server's event loop."""
 
@@ -62,6 +84,7 @@ class Residency:
         self._workers: Workers | None = None
         self._residents: dict[Key, Resident] = {}
         self._bytes = 0
+        self._compositions = _Compositions()
         self._room = asyncio.Lock()
         self._released = asyncio.Event()
 
@@ -85,20 +108,26 @@ class Residency:
         self._report()
 
     @asynccontextmanager
-    async def lease(self, plan: Plan) -> AsyncIterator[LoRARequest]:
-        """Hold a plan's version in host memory; yields what the engine knows it by.
+    async def lease(self, plan: Plan) -> AsyncIterator[LoRARequest | None]:
+        """Hold a plan's versions in host memory; yields what the engine knows it by, None for the base model alone.
 
         Raises LoadFailed, EngineUnavailable, or what the blob store raises.
         """
-        entry = await self._acquire(plan)
+        if not plan.terms:
+            yield None
+            return
+        entries = await self._acquire(plan.versions)
         try:
-            await asyncio.shield(entry.ready)
-            yield entry.request
+            for entry in entries:
+                await asyncio.shield(entry.ready)
+            engine_ids = [entry.engine_id for entry in entries]
+            with self._compositions.id_of(plan, engine_ids) as composition_id:
+                yield composed(plan, composition_id, engine_ids)
         finally:
-            self._release(entry)
+            self._release(entries)
 
     async def warm(self, plan: Plan) -> None:
-        """Bring a version into host memory without using it; raises what `lease` raises."""
+        """Bring a plan's versions into host memory without using them; raises what `lease` raises."""
         async with self.lease(plan):
             pass
 
@@ -114,33 +143,54 @@ class Residency:
             if not entry.leases and entry.ready.done():
                 self._drop([entry])
 
-    async def _acquire(self, plan: Plan) -> Resident:
-        key = _key(plan.version)
-        entry = self._residents.pop(key, None)
-        if entry is None:
+    async def _acquire(self, versions: Sequence[Version]) -> list[Resident]:
+        held = self._leased_if_all_are_here(versions)
+        if held is None:
             async with self._room:
-                entry = self._residents.pop(key, None) or await self._admit(plan)
-        self._residents[key] = entry
-        entry.leases += 1
+                held = await self._admit(versions)
         self._report()
+        return held
+
+    def _leased_if_all_are_here(self, versions: Sequence[Version]) -> list[Resident] | None:
+        if any(_key(version) not in self._residents for version in versions):
+            return None
+        return [self._lease_of(version) for version in versions]
+
+    def _lease_of(self, version: Version) -> Resident:
+        """Lease what is here, which makes it the most recently used."""
+        entry = self._residents[_key(version)] = self._residents.pop(_key(version))
+        entry.leases += 1
         return entry
 
-    async def _admit(self, plan: Plan) -> Resident:
-        await self._make_room(plan.version)
-        if self._workers is None:
-            raise EngineUnavailable("the engine is not running")
-        entry = Resident(plan.version, resident(planned(plan)), asyncio.get_running_loop().create_future())
-        entry.loading = asyncio.create_task(self._load(entry, self._workers))
-        self._bytes += plan.version.size
-        return entry
+    async def _admit(self, versions: Sequence[Version]) -> list[Resident]:
+        """Lease what is here, and begin to load the rest once there is room for all of it.
 
-    async def _make_room(self, version: Version) -> None:
-        if version.size > self._budget:
-            raise LoadFailed(
-                f"{version.adapter}@{version.label} has {version.size} bytes, "
-                f"host_cache_bytes allows {self._budget} for all"
-            )
-        while self._bytes + version.size > self._budget:
+        Only who holds the lock waits for room, and who waits for the lock holds nothing: so two plans never wait for
+        each other.
+        """
+        self._check_fits(versions)
+        here = [self._lease_of(version) for version in versions if _key(version) in self._residents]
+        missing = [version for version in versions if _key(version) not in self._residents]
+        try:
+            await self._make_room(sum(version.size for version in missing))
+            workers = self._workers
+            if workers is None:
+                raise EngineUnavailable("the engine is not running")
+        except BaseException:
+            self._release(here)
+            raise
+        begun = [self._begin(version, workers) for version in missing]
+        held = {_key(entry.version): entry for entry in [*here, *begun]}
+        return [held[_key(version)] for version in versions]
+
+    def _check_fits(self, versions: Sequence[Version]) -> None:
+        size = sum(version.size for version in versions)
+        if size > self._budget:
+            names = " + ".join(f"{version.adapter}@{version.label}" for version in versions)
+            raise LoadFailed(f"{names}: {size} bytes, host_cache_bytes allows {self._budget} for all")
+
+    async def _make_room(self, size: int) -> None:
+        while self._bytes + size > self._budget:
             idle = next((e for e in self._residents.values() if not e.leases and e.ready.done()), None)
             if idle is not None:
                 metrics.evictions.inc()
@@ -149,12 +199,20 @@ class Residency:
             self._released.clear()
             await self._released.wait()
 
-    def _release(self, entry: Resident) -> None:
-        entry.leases -= 1
-        if not entry.leases:
-            self._released.set()
-            if entry.revoked and entry.ready.done():
-                self._drop([entry])
+    def _begin(self, version: Version, workers: Workers) -> Resident:
+        entry = Resident(version, new_id(), asyncio.get_running_loop().create_future(), leases=1)
+        entry.loading = asyncio.create_task(self._load(entry, workers))
+        self._residents[_key(version)] = entry
+        self._bytes += version.size
+        return entry
+
+    def _release(self, entries: Iterable[Resident]) -> None:
+        for entry in entries:
+            entry.leases -= 1
+            if not entry.leases:
+                self._released.set()
+                if entry.revoked and entry.ready.done():
+                    self._drop([entry])
 
     def _drop(self, entries: Iterable[Resident]) -> None:
         current = [entry for entry in entries if self._residents.get(_key(entry.version)) is entry]
@@ -163,7 +221,7 @@ class Residency:
             self._bytes -= entry.version.size
         self._report()
         if current and self._workers is not None:
-            engine_ids = [entry.request.lora_int_id for entry in current]
+            engine_ids = [entry.engine_id for entry in current]
             task = asyncio.ensure_future(self._workers.collective_rpc("polyad_drop", args=(engine_ids,)))
             task.add_done_callback(_log_failure)
 
@@ -171,7 +229,7 @@ class Residency:
         started = time.monotonic()
         try:
             async with asyncio.timeout(self._load_timeout_s), self._blobs.lease(entry.version.digest) as path:
-                await self._read_into(workers, entry.request.lora_int_id, str(path))
+                await self._read_into(workers, entry.engine_id, str(path))
         except BaseException as error:
             self._fail(entry, error)
             if not isinstance(error, Exception):

@@ -1,55 +1,35 @@
-"""Which waiting request gets a slot when there are more versions than slots: fair ageing."""
+"""vLLM's scheduler, which admits requests by the versions that their compositions need."""
 
 import time
-from collections import Counter
 from typing import Any
 
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.request import Request
 
+from polyad.serve.engine.composition import weights
+from polyad.serve.engine.slot_admission import Demand, SlotAdmission
 
-def _engine_id(request: Request) -> int | None:
-    return request.lora_request.lora_int_id if request.lora_request else None
+
+def _demand(request: Request) -> Demand:
+    return Demand(request.arrival_time, weights(request.lora_request).keys())
 
 
 class SlotScheduler(AsyncScheduler):
-    """vLLM's scheduler, which lets a version that keeps getting requests hold its slot for ever, with a bound to that.
-
-    Once a request has waited for a slot longer than `slot_wait_s`, one slot is closed for it: no request that came
-    later joins the version there, so that slot falls free when its running requests end. The least busy slot is
-    closed, one per starved version; all others go on as before.
-    """
+    """vLLM would count the different adapters of a batch; here a batch may hold any number of different compositions
+    of as many versions as there are slots."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._slot_wait_s = float(self.vllm_config.additional_config["polyad"]["slot_wait_s"])
-        self._closed: dict[int, float] = {}
+        slot_wait_s = float(self.vllm_config.additional_config["polyad"]["slot_wait_s"])
+        self._admission = SlotAdmission(self.vllm_config.lora_config.max_loras, slot_wait_s)
+        # Or vLLM would admit by its own count.
+        self.lora_config = None
 
     def schedule(self, *args: Any, **kwargs: Any) -> Any:
-        self._closed = self._slots_to_close(time.time())
+        if self.waiting or self.kv_holding_waiting:
+            self._admission.begin(time.time(), map(_demand, self.running), map(_demand, self.waiting))
         return super().schedule(*args, **kwargs)
 
     def _handle_blocked_waiting_request(self, request: Request) -> bool:
-        starved_since = self._closed.get(_engine_id(request) or 0)
-        if starved_since is not None and request.arrival_time > starved_since:
-            return False
         ready: bool = super()._handle_blocked_waiting_request(request)
-        return ready
-
-    def _slots_to_close(self, now: float) -> dict[int, float]:
-        """Engine ids to close, each with the arrival time of the request that it gives way to."""
-        if not self.waiting or self.lora_config is None:
-            return {}
-        running = Counter(engine_id for request in self.running if (engine_id := _engine_id(request)))
-        free = self.lora_config.max_loras - len(running)
-        if free and not self._closed:
-            return {}
-        starved: dict[int, float] = {}
-        for request in self.waiting:
-            engine_id = _engine_id(request)
-            if engine_id and engine_id not in running and now - request.arrival_time > self._slot_wait_s:
-                starved[engine_id] = min(request.arrival_time, starved.get(engine_id, request.arrival_time))
-        # A slot that is closed already stays closed: changing our mind would drain two slots for one request.
-        victims = sorted(running, key=lambda engine_id: (engine_id not in self._closed, running[engine_id]))
-        # Those who have waited longest get the free slots, and need no other.
-        return dict(zip(victims, sorted(starved.values())[free:], strict=False))
+        return ready and self._admission.admits(_demand(request))

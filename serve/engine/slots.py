@@ -1,85 +1,70 @@
-"""Slots: the device-resident places that versions are copied into when a batch needs them."""
+"""Slots: the places of the engine that versions are put into when a batch needs them."""
 
-import sys
-from collections.abc import Collection
-from typing import Any
+from collections import OrderedDict
+from collections.abc import Collection, Mapping
 
-from vllm.lora.lora_model import LoRAModel
-from vllm.lora.lora_weights import LoRALayerWeights
-from vllm.lora.model_manager import LRUCacheLoRAModelManager
+from polyad.kernels.linear import PackedLinear
+from polyad.serve.engine.layers import AdaptedLayer
 
-from polyad.serve.engine.punica import SlotWrapper
+PackedVersion = Mapping[str, PackedLinear]
 
 
-class SlotManager(LRUCacheLoRAModelManager):
-    """vLLM's adapter manager with three differences.
+class Slots:
+    """Which version is in which slot; the least recently used one gives way.
 
-    The number of versions in host memory is the front end's business; a slot belongs to a version only once all of its
-    weights are in; modules that a version leaves alone are zeroed only if the slot's former owner had touched them.
+    A slot belongs to a version only once all of its layers are in. `revision` counts the changes.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._touched: dict[int, set[str]] = {}
-        super().__init__(*args, **kwargs)
+    def __init__(self, layers: Mapping[str, AdaptedLayer], count: int) -> None:
+        self._layers = layers
+        self._free = list(range(count))
+        self._slot_of: OrderedDict[int, int] = OrderedDict()
+        self._touched: dict[int, Collection[str]] = {}
+        self.count = count
+        self.revision = 0
 
     @property
-    def capacity(self) -> int:
-        return sys.maxsize
+    def versions(self) -> Mapping[int, int]:
+        """The slot of each version that has one, the least recently used first."""
+        return self._slot_of
 
-    @property
-    def registered(self) -> Collection[int]:
-        """The engine ids in host memory."""
-        return self._registered_adapters.order
+    def hold(self, needed: Mapping[int, PackedVersion]) -> None:
+        """Have all of these versions, by engine id, in slots. Raises ValueError for more than there are slots."""
+        if len(needed) > self.count:
+            raise ValueError(f"a batch needs {len(needed)} versions, there are {self.count} slots")
+        for engine_id in needed:
+            if engine_id in self._slot_of:
+                self._slot_of.move_to_end(engine_id)
+        for engine_id, version in needed.items():
+            if engine_id not in self._slot_of:
+                self._put(engine_id, version)
 
-    def pack(self, model: LoRAModel) -> None:
-        """Bring a version's weights into the engine's fused layout. Safe outside the engine's thread."""
-        self._create_merged_loras_inplace(model)
+    def release(self, engine_id: int) -> None:
+        """Free the slot of a version, if it has one."""
+        slot = self._slot_of.pop(engine_id, None)
+        if slot is not None:
+            self._empty(slot)
+            self._free.append(slot)
 
-    def register(self, model: LoRAModel) -> None:
-        """Take a packed version into host memory."""
-        self._registered_adapters[model.id] = model
+    def clear(self) -> None:
+        for engine_id in list(self._slot_of):
+            self.release(engine_id)
 
-    def activate(self, engine_ids: set[int]) -> None:
-        """Put these versions into slots, evicting the least recently used of the others."""
-        missing = [engine_id for engine_id in engine_ids if engine_id not in self._active_adapters]
-        for engine_id in engine_ids.difference(missing):
-            self._active_adapters.touch(engine_id)
-        for engine_id in missing:
-            self.activate_adapter(engine_id)
+    def _put(self, engine_id: int, version: PackedVersion) -> None:
+        if not self._free:
+            self.release(next(iter(self._slot_of)))
+        slot = self._free[-1]
+        self._touched[slot] = version.keys()
+        try:
+            for name, packed in version.items():
+                self._layers[name].deltas.fill(slot, packed)
+        except BaseException:
+            self._empty(slot)
+            raise
+        self._slot_of[engine_id] = self._free.pop()
+        self.revision += 1
 
-    def activate_adapter(self, lora_id: int) -> bool:
-        if lora_id in self._active_adapters:
-            self._active_adapters.touch(lora_id)
-            return False
-        model = self._registered_adapters.cache[lora_id]
-        if len(self._active_adapters) >= self.lora_slots:
-            self._active_adapters.remove_oldest()
-        slot = self.lora_index_to_id.index(None)
-        self._fill(slot, model)
-        self.lora_index_to_id[slot] = lora_id
-        self._active_adapters[lora_id] = None
-        return True
-
-    def _fill(self, slot: int, model: LoRAModel) -> None:
-        touched = self._touched.setdefault(slot, set())
-        for name, module in self.modules.items():
-            weights = self._get_lora_layer_weights(model, name)
-            if weights is not None:
-                touched.add(name)
-                module.set_lora(slot, weights.lora_a, weights.lora_b)
-            elif name in touched:
-                touched.remove(name)
-                module.reset_lora(slot)
-            else:
-                continue
-            _tell_ranks(module, slot, weights)
-
-
-def _tell_ranks(module: Any, slot: int, weights: LoRALayerWeights | None) -> None:
-    if not isinstance(module.punica_wrapper, SlotWrapper):
-        return
-    factors = weights.lora_a if weights is not None else None
-    if not isinstance(factors, list):
-        factors = [factors] * len(module.lora_a_stacked)
-    for stacked, factor in zip(module.lora_a_stacked, factors, strict=True):
-        module.punica_wrapper.set_rank(stacked, slot, 0 if factor is None else factor.shape[0])
+    def _empty(self, slot: int) -> None:
+        for name in self._touched.pop(slot, ()):
+            self._layers[name].deltas.fill(slot, None)
+        self.revision += 1

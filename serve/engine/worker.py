@@ -9,10 +9,10 @@ class AdapterWorker:
     model_runner: Any
 
     def polyad_load(self, engine_id: int, path: str) -> None:
-        self.model_runner.lora_manager.load(engine_id, path)
+        self.model_runner.lora_manager.host.load(engine_id, path)
 
     def polyad_state(self, engine_id: int) -> str:
-        state: str = self.model_runner.lora_manager.state(engine_id)
+        state: str = self.model_runner.lora_manager.host.state(engine_id)
         return state
 
     def polyad_drop(self, engine_ids: list[int]) -> None:

@@ -1,5 +1,5 @@
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import click
 import pytest
@@ -17,12 +17,14 @@ TEXTS: dict[Any, tuple[str, str]] = {
     Path: ("/x", "/y"),
     SecretStr: ("redis://user:password@host", "redis://host"),
     tuple: ("s3://a/b/, gs://c/", "hf://d"),
+    Literal: ("reference", "cpu"),
 }
 VALUES = {
     "16": 16,
     "1.5": 1.5,
     "localhost": "localhost",
     "/x": Path("/x"),
+    "reference": "reference",
     "redis://user:password@host": SecretStr("redis://user:password@host"),
     "s3://a/b/, gs://c/": ("s3://a/b/", "gs://c/"),
 }
@@ -82,7 +84,7 @@ def test_help_explains_every_setting(command: str) -> None:
         assert f"[env: {environment_name(name)}" in shown
 
 
-@pytest.mark.parametrize("arguments", [("--max-rank", "9"), ("--port", "x"), ("--host", "0.0.0.0")])
+@pytest.mark.parametrize("arguments", [("--kernels", "9"), ("--port", "x"), ("--host", "0.0.0.0")])
 def test_wrong_value_is_one_line(arguments: tuple[str, str]) -> None:
     from polyad.serve.cli.main import polyad
 

@@ -141,18 +141,14 @@ def test_settings_become_the_engines(parse: Parse, tiny_model: Path) -> None:
     config = engine_arguments(arguments).create_engine_config()
     assert config.model_config.model == str(tiny_model)
     assert config.lora_config.max_loras == 3
-    assert config.lora_config.max_lora_rank == 32
     assert config.scheduler_config.scheduler_cls == "polyad.serve.engine.scheduler.SlotScheduler"
     assert config.parallel_config.worker_extension_cls == "polyad.serve.engine.worker.AdapterWorker"
-    assert config.additional_config == {"polyad": {"slot_wait_s": 0.7}}
-    wanted = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
-    assert set(config.lora_config.target_modules) == wanted
+    assert config.additional_config == {"polyad": {"slot_wait_s": 0.7, "kernels": "auto"}}
 
 
-@pytest.mark.parametrize("max_rank", [8, 16, 32, 64, 128, 256, 320, 512])
-def test_every_rank_that_settings_allow_is_one_of_vllms(parse: Parse, max_rank: int) -> None:
-    config = engine_arguments(parse("--skip-tokenizer-init", max_rank=max_rank)).create_engine_config()
-    assert config.lora_config.max_lora_rank == max_rank
+def test_kernels_that_do_not_work_here_are_refused(parse: Parse) -> None:
+    with pytest.raises(ConfigError, match=r"kernels: 'cpu' computes in .*, not in torch\.float16"):
+        parse("--dtype", "float16", kernels="cpu")
 
 
 def test_model_is_a_folder_or_says_what_is_wrong(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

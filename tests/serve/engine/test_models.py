@@ -9,7 +9,7 @@ from polyad.adapters_store.registry import Snapshot, Version
 from polyad.adapters_store.registry.records import Header
 from polyad.serve.compose import Plan, Resolver
 from polyad.serve.engine.engine_errors import Refused
-from polyad.serve.engine.identity import PlannedRequest, planned, resident
+from polyad.serve.engine.identity import PlannedRequest, composed, new_id, planned
 from polyad.serve.engine.models import AdapterModels, AdapterNames
 
 
@@ -63,11 +63,11 @@ def test_versions_differ_in_everything_that_vllm_tells_adapters_apart_by(make_ve
         make_version("tone", 1, digest="2" * 64),
         make_version("support", 1, digest="3" * 64),  # deleted, and made anew
     ]
-    handles = [planned(Plan(version)) for version in versions]
+    handles = [planned(Plan.single(version)) for version in versions]
     for key in (lambda handle: handle.lora_name, lambda handle: handle.lora_path, hash):
         assert len({key(handle) for handle in handles}) == len(versions)
-    assert handles[0] == planned(Plan(versions[0]))
-    loaded = [resident(handle) for handle in (*handles, handles[0])]
+    assert handles[0] == planned(Plan.single(versions[0]))
+    loaded = [composed(handle.plan, new_id(), [new_id()]) for handle in (*handles, handles[0])]
     assert all(type(handle) is LoRARequest for handle in loaded)
     assert len({handle.lora_int_id for handle in loaded}) == len(loaded)
     assert all(1_000_000 <= handle.lora_int_id < 2**31 for handle in loaded)

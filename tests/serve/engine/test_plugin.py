@@ -1,18 +1,18 @@
 """The pinned vLLM still has what polyad takes the place of, where polyad expects it."""
 
 import inspect
+import re
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
 
 import pytest
 import torch
-from vllm.platforms import current_platform
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.worker import cpu_worker, lora_model_runner_mixin
 
-from polyad.serve.engine.host import HostLoRAManager
+from polyad.serve.engine.delta_manager import DeltaManager
 from polyad.serve.engine.plugin import ACTIVE, register
 from polyad.serve.engine.seeds import SeededCPUModelRunner
 from polyad.serve.engine.version import engine_version
@@ -32,13 +32,11 @@ USED = [
     ("vllm.v1.engine.async_llm.AsyncLLM", "get_num_unfinished_requests do_log_stats shutdown"),
     ("vllm.v1.core.sched.async_scheduler.AsyncScheduler", "schedule _handle_blocked_waiting_request"),
     ("vllm.entrypoints.openai.models.serving.OpenAIServingModels", "model_name show_available_models"),
-    ("vllm.lora.worker_manager.LRUCacheWorkerLoRAManager", "_manager_cls _apply_adapters list_adapters"),
-    ("vllm.lora.model_manager.LRUCacheLoRAModelManager", "capacity lora_slots activate_adapter remove_adapter"),
-    ("vllm.lora.model_manager.LRUCacheLoRAModelManager", "_create_merged_loras_inplace _get_lora_layer_weights"),
-    ("vllm.lora.punica_wrapper.punica_cpu.PunicaWrapperCPU", "update_metadata add_lora_linear"),
+    ("vllm.lora.request.LoRARequest", "lora_name lora_int_id lora_path base_model_name"),
+    ("vllm.model_executor.layers.linear.LinearBase", "forward"),
+    ("vllm.model_executor.layers.quantization.base_config.QuantizeMethodBase", "apply create_weights"),
     ("vllm.v1.worker.cpu_model_runner.CPUModelRunner", "_sample _bookkeeping_sync"),
     ("vllm.utils.argparse_utils.FlexibleArgumentParser", "_pull_args_from_config error"),
-    ("vllm.utils.cache.LRUCache", "order cache touch remove_oldest"),
 ]
 
 
@@ -81,13 +79,7 @@ def test_used_names_are_there(path: str, names: str) -> None:
 
 def test_names_that_only_instances_have() -> None:
     sources = {
-        Scheduler: ["self.waiting", "self.running", "self.lora_config"],
-        import_module("vllm.lora.model_manager").LoRAModelManager: [
-            "self._registered_adapters",
-            "self._active_adapters",
-            "self.lora_index_to_id",
-            "self.modules",
-        ],
+        Scheduler: ["self.waiting", "self.kv_holding_waiting", "self.running", "self.lora_config"],
         import_module("vllm.v1.worker.gpu_model_runner").GPUModelRunner: ["self.discard_request_mask"],
         import_module("vllm.entrypoints.openai.models.serving").OpenAIServingModels: [
             "self.lora_requests",
@@ -109,7 +101,6 @@ def stock(monkeypatch: pytest.MonkeyPatch) -> None:
     for owner, name in (
         (lora_model_runner_mixin, "LRUCacheWorkerLoRAManager"),
         (cpu_worker, "CPUModelRunner"),
-        (type(current_platform), "get_punica_wrapper"),
     ):
         monkeypatch.setattr(owner, name, vars(owner)[name])
 
@@ -118,7 +109,6 @@ def places() -> list[object]:
     return [
         lora_model_runner_mixin.LRUCacheWorkerLoRAManager,
         cpu_worker.CPUModelRunner,
-        current_platform.get_punica_wrapper(),
     ]
 
 
@@ -130,12 +120,12 @@ def test_other_programs_keep_their_vllm(stock: None, monkeypatch: pytest.MonkeyP
     before = places()
     register()
     assert places() == before
-    assert HostLoRAManager not in before
+    assert DeltaManager not in before
 
 
 def test_registering_twice_is_as_once(stock: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(ACTIVE, "1")
-    ours = [HostLoRAManager, SeededCPUModelRunner, "polyad.serve.engine.punica.SlotWrapper"]
+    ours = [DeltaManager, SeededCPUModelRunner]
     for _ in range(3):
         register()
         assert places() == ours
@@ -150,3 +140,34 @@ def test_generators_on_cpu_still_cannot_be_wound_back() -> None:
     """The reason for SeededCPUModelRunner: where this passes no more, it can go."""
     with pytest.raises(RuntimeError, match="offset"):
         torch.Generator().set_offset(0)
+
+
+# What vLLM's model runners ask of the manager that polyad puts in the place of theirs.
+_ASKED = re.compile(r"self\.lora_manager\.(\w+)")
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["vllm.v1.worker.lora_model_runner_mixin", "vllm.v1.worker.gpu_model_runner", "vllm.v1.worker.gpu.model_runner"],
+)
+def test_manager_has_what_the_model_runners_ask_for(module: str) -> None:
+    asked = set(_ASKED.findall(inspect.getsource(import_module(module))))
+    # Routes that would add, remove or pin an adapter behind polyad's back are polyad's own.
+    refused = {"add_adapter", "remove_adapter", "pin_adapter"}
+    assert {name for name in asked - refused if not hasattr(DeltaManager, name)} == set()
+
+
+def test_every_linear_layer_computes_by_its_quant_method() -> None:
+    linear = import_module("vllm.model_executor.layers.linear")
+    for kind in (linear.ReplicatedLinear, linear.ColumnParallelLinear, linear.RowParallelLinear):
+        assert "self.quant_method.apply(self, " in inspect.getsource(kind.forward), moved(f"quant_method in {kind}")
+    bias = "None if (self.tp_rank > 0 or self.skip_bias_add) else self.bias"
+    assert bias in inspect.getsource(linear.RowParallelLinear.forward), moved("the first rank's bias")
+
+
+def test_scheduler_asks_for_each_waiting_request_and_counts_adapters_only_by_its_lora_config() -> None:
+    source = inspect.getsource(Scheduler.schedule)
+    assert "self._handle_blocked_waiting_request(request)" in source, moved("the gate for waiting requests")
+    uses = [line.strip() for line in source.splitlines() if "lora" in line and "self.lora_config" not in line]
+    guarded = ("scheduled_loras", "req.lora_request", "request.lora_request", "# ")
+    assert all(any(word in line for word in guarded) for line in uses), moved("the count of adapters")

@@ -21,6 +21,7 @@ from vllm.v1.structured_output import StructuredOutputManager
 from polyad.adapters_store.base_model import BaseModel
 from polyad.serve.config import Settings
 from polyad.serve.engine.arguments import engine_arguments, serve_arguments
+from polyad.serve.engine.composition import encode
 from polyad.serve.engine.scheduler import SlotScheduler
 
 STEP_S = 0.02
@@ -30,8 +31,12 @@ SLOTS = 2
 BLOCKS = 4000
 
 
+def letters(request: Request) -> str:
+    return request.lora_request.lora_path if request.lora_request else ""
+
+
 class Simulation:
-    """Requests come and go on a real scheduler; `None` as version is the base model."""
+    """Requests come and go on a real scheduler. A letter is a version, several are a blend; `None` is the base."""
 
     def __init__(self, scheduler: SlotScheduler, clock: list[float]) -> None:
         self.scheduler = scheduler
@@ -45,8 +50,13 @@ class Simulation:
         return self._clock[0]
 
     def add(self, version: str | None, tokens: int, prompt: int = 4) -> Request:
+        # Every request has a weighting of its own.
+        weighting = [(1_000_000 + ord(letter), 1 / (1 + len(self.requests))) for letter in version or ""]
         handle = version and LoRARequest(
-            lora_name=version, lora_int_id=1_000_000 + ord(version), lora_path=f"sha256:{version}"
+            lora_name=f"{version} {len(self.requests)}",
+            lora_int_id=len(self.requests) + 1,
+            lora_path=version,
+            base_model_name=encode(weighting),
         )
         request = Request(
             request_id=f"{version}-{len(self.requests)}",
@@ -90,13 +100,12 @@ class Simulation:
 
     @property
     def running(self) -> Counter[str]:
-        return Counter(request.lora_request.lora_name for request in self.scheduler.running if request.lora_request)
+        return Counter(letter for request in self.scheduler.running for letter in letters(request))
 
     @property
     def closed(self) -> set[str]:
         """The versions that nobody who comes now may join."""
-        names = {r.lora_request.lora_int_id: r.lora_request.lora_name for r in self.requests.values() if r.lora_request}
-        return {names[engine_id] for engine_id in self.scheduler._closed}
+        return {chr(engine_id - 1_000_000) for engine_id in self.scheduler._admission._closed}
 
     def _prompt_is_done(self, name: str) -> bool:
         request = self.requests[name]
@@ -131,11 +140,7 @@ def keep_busy(simulation: Simulation, versions: str, each: int, tokens: int) -> 
     """One step of versions that always have `each` requests."""
 
     def step() -> None:
-        alive = Counter(
-            request.lora_request.lora_name
-            for request in simulation.requests.values()
-            if request.lora_request and not request.is_finished()
-        )
+        alive = Counter(letters(request) for request in simulation.requests.values() if not request.is_finished())
         for version in versions:
             for _ in range(each - alive[version]):
                 # Not all of one length, or all would end in one step and free the slot by themselves.
@@ -286,8 +291,8 @@ def test_every_request_of_a_random_crowd_is_served_within_a_bound(
 ) -> None:
     chance = random.Random(seed)
     simulation = simulate()
-    versions = ["a", "b", "c", "d", "e", "f", None]
-    weights = [30, 20, 3, 2, 1, 1, 5]
+    versions = ["a", "b", "c", "d", "e", "f", "ab", "ac", "de", None]
+    weights = [30, 20, 3, 2, 1, 1, 9, 2, 1, 5]
     longest = 60
     crowd = []
     for _ in range(1500):
@@ -297,7 +302,68 @@ def test_every_request_of_a_random_crowd_is_served_within_a_bound(
         simulation.step()
         assert len(simulation.running) <= SLOTS
     simulation.run_until(lambda: len(simulation.finished) == len(crowd))
-    # A round is a wait and a drain; five other versions may be ahead, two at a time.
+    # A round is a wait and a drain; eight other sets of versions may be ahead, each with both slots.
     round_s = SLOT_WAIT_S + 2 * longest * STEP_S
-    assert max(simulation.waited(request) for request in crowd) < 3 * round_s
+    assert max(simulation.waited(request) for request in crowd) < 8 * round_s
     assert max(simulation.waited(request) for request in crowd if request.lora_request is None) < SLOT_WAIT_S
+
+
+def test_any_number_of_weightings_of_the_same_versions_run_together(simulate: Callable[..., Simulation]) -> None:
+    """vLLM counts adapters, of which every weighting is another one to it; here only the versions count."""
+    simulation = simulate(places=40)
+    crowd = [simulation.add(version, 30) for version in ("ab", "a", "b", "ba") for _ in range(10)]
+    simulation.run(5 * STEP_S)
+    assert len(simulation.scheduler.running) == len(crowd)
+
+
+def test_blend_waits_for_all_of_its_versions(simulate: Callable[..., Simulation]) -> None:
+    simulation = simulate(slot_wait_s=NEVER_S)
+    simulation.add("a", 40)
+    simulation.add("b", 20)
+    simulation.step()
+    blend, shared = simulation.add("bc", 5), simulation.add("ab", 5)
+    simulation.run_until(lambda: shared.request_id in simulation.finished)
+    assert blend.request_id not in simulation.first_token
+    simulation.run_until(lambda: blend.request_id in simulation.finished)
+    assert simulation.first_token[blend.request_id] > 40 * STEP_S
+
+
+def test_blend_that_needs_both_slots_is_not_passed_by_those_that_need_one(simulate: Callable[..., Simulation]) -> None:
+    simulation = simulate()
+    step = keep_busy(simulation, "abef", each=2, tokens=20)
+    for _ in range(50):
+        step()
+    blend = simulation.add("cd", 5)
+    while blend.request_id not in simulation.first_token:
+        assert simulation.now - blend.arrival_time < 3 * (SLOT_WAIT_S + 30 * STEP_S)
+        step()
+
+
+def test_without_ageing_such_a_blend_would_wait_for_ever(simulate: Callable[..., Simulation]) -> None:
+    simulation = simulate(slot_wait_s=NEVER_S)
+    step = keep_busy(simulation, "abef", each=2, tokens=20)
+    for _ in range(50):
+        step()
+    blend = simulation.add("cd", 5)
+    for _ in range(2000):
+        step()
+    assert blend.request_id not in simulation.first_token
+
+
+def test_slots_are_kept_only_from_those_who_came_later(simulate: Callable[..., Simulation]) -> None:
+    simulation = simulate()
+    simulation.add("a", 400)
+    simulation.step()
+    starved = simulation.add("cd", 5)
+    simulation.run(SLOT_WAIT_S + STEP_S)
+    late = simulation.add("e", 5)
+    base = simulation.add(None, 5)
+    shared = simulation.add("a", 5)
+    simulation.run(1)
+    # one slot is free, and kept for "cd", which waits for the end of "a"; who needs no slot goes on, but for "a" itself
+    assert base.request_id in simulation.finished
+    assert late.request_id not in simulation.first_token
+    assert shared.request_id not in simulation.first_token
+    simulation.run_until(lambda: late.request_id in simulation.finished)
+    first = simulation.first_token
+    assert first[starved.request_id] < first[late.request_id]

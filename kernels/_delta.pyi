@@ -1,0 +1,15 @@
+def supported() -> dict[str, int]: ...
+def apply(
+    lanes: int,
+    layer: int,
+    slots: int,
+    groups: int,
+    group_count: int,
+    tokens: int,
+    y: int,
+    y_stride: int,
+    x: int,
+    x_stride: int,
+    base_bias: int,
+    /,
+) -> None: ...

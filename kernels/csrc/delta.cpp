@@ -1,0 +1,188 @@
+// What resident deltas add to the output of one linear layer, for a whole batch, on CPU (see kernels/cpu.py).
+//
+// Python describes a layer and a batch by tables of 64-bit integers, pointers among them; nothing is allocated per call
+// but scratch space that is kept. The code is compiled for three instruction sets, and chosen when the module is loaded.
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+#include <vector>
+
+namespace {
+
+// The layout of the tables; kernels/cpu.py has the same names.
+enum SlotField { SLOT_USED, SLOT_RANKS, SLOT_A, SLOT_SPARSE, SLOT_FIELDS };
+enum TermField {
+    TERM_RANK,
+    TERM_RANK_BEGIN,
+    TERM_B,
+    TERM_ROW_SCALE,
+    TERM_BIAS,
+    TERM_STARTS,
+    TERM_COLUMNS,
+    TERM_VALUES,
+    TERM_FIELDS
+};
+enum GroupField { GROUP_SLOT, GROUP_SIZE, GROUP_TOKENS, GROUP_WEIGHTS, GROUP_FIELDS };
+enum LayerField { LAYER_INPUTS, LAYER_BF16, LAYER_SLICES, LAYER_FIELDS };
+
+struct bfloat16 {
+    uint16_t bits;
+};
+
+inline float to_float(float value) { return value; }
+
+inline float to_float(bfloat16 value) {
+    const uint32_t bits = (uint32_t)value.bits << 16;
+    float result;
+    std::memcpy(&result, &bits, 4);
+    return result;
+}
+
+template <class Number>
+inline Number from_float(float value);
+
+template <>
+inline float from_float<float>(float value) { return value; }
+
+// Round to nearest, ties to even; a NaN stays one.
+template <>
+inline bfloat16 from_float<bfloat16>(float value) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, 4);
+    if (value != value) return {(uint16_t)((bits >> 16) | 0x40)};
+    return {(uint16_t)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16)};
+}
+
+struct Layer {
+    const int64_t* header;  // LAYER_FIELDS, then where each slice begins, then where the last one ends
+    const int64_t* slots;
+    int64_t inputs, slices;
+    bool bf16;
+
+    Layer(const int64_t* header, const int64_t* slots)
+        : header(header), slots(slots), inputs(header[LAYER_INPUTS]), slices(header[LAYER_SLICES]),
+          bf16(header[LAYER_BF16]) {}
+    int64_t begin(int64_t slice) const { return header[LAYER_FIELDS + slice]; }
+    int64_t width(int64_t slice) const { return begin(slice + 1) - begin(slice); }
+    const int64_t* slot(int64_t index) const { return slots + index * (SLOT_FIELDS + slices * TERM_FIELDS); }
+    const int64_t* terms(const int64_t* slot, int64_t slice) const { return slot + SLOT_FIELDS + slice * TERM_FIELDS; }
+};
+
+struct Call {
+    const int64_t* table;
+    int64_t groups, tokens;
+    void* y;
+    int64_t y_stride;
+    const void* x;
+    int64_t x_stride;
+    const float* base_bias;
+
+    const int64_t* group(int64_t index) const { return table + index * GROUP_FIELDS; }
+};
+
+struct Scratch {
+    std::vector<float> x, v, xt;
+};
+
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#define POLYAD_X86 1
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma")
+namespace avx512 {
+constexpr int LANES = 16, TILE = 8;
+#include "delta_kernel.h"
+}  // namespace avx512
+#pragma GCC pop_options
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+namespace avx2 {
+constexpr int LANES = 8, TILE = 6;
+#include "delta_kernel.h"
+}  // namespace avx2
+#pragma GCC pop_options
+#endif
+namespace portable {
+constexpr int LANES = 4, TILE = 4;
+#include "delta_kernel.h"
+}  // namespace portable
+
+struct Variant {
+    const char* name;
+    int lanes;
+    void (*run)(const Layer&, const Call&, Scratch&);
+    bool supported;
+};
+
+std::vector<Variant> variants() {
+    std::vector<Variant> found;
+#ifdef POLYAD_X86
+    __builtin_cpu_init();
+    const bool wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+    found.push_back({"avx512", avx512::LANES, avx512::run, wide});
+    const bool fused = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    found.push_back({"avx2", avx2::LANES, avx2::run, fused});
+#endif
+    found.push_back({"portable", portable::LANES, portable::run, true});
+    return found;
+}
+
+const std::vector<Variant> VARIANTS = variants();
+
+PyObject* supported(PyObject*, PyObject*) {
+    PyObject* result = PyDict_New();
+    if (!result) return nullptr;
+    for (const Variant& variant : VARIANTS) {
+        if (!variant.supported) continue;
+        PyObject* lanes = PyLong_FromLong(variant.lanes);
+        if (!lanes || PyDict_SetItemString(result, variant.name, lanes)) {
+            Py_XDECREF(lanes);
+            Py_DECREF(result);
+            return nullptr;
+        }
+        Py_DECREF(lanes);
+    }
+    return result;
+}
+
+// apply(lanes, layer, slots, groups, group count, tokens, y, y stride, x, x stride, base bias)
+PyObject* apply(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
+    if (count != 11) {
+        PyErr_SetString(PyExc_TypeError, "apply takes 11 integers");
+        return nullptr;
+    }
+    int64_t value[11];
+    for (int i = 0; i < 11; ++i) {
+        value[i] = PyLong_AsLongLong(arguments[i]);
+        if (value[i] == -1 && PyErr_Occurred()) return nullptr;
+    }
+    for (const Variant& variant : VARIANTS) {
+        if (variant.lanes != value[0] || !variant.supported) continue;
+        const Layer layer((const int64_t*)value[1], (const int64_t*)value[2]);
+        const Call call{(const int64_t*)value[3], value[4], value[5], (void*)value[6], value[7],
+                        (const void*)value[8], value[9], (const float*)value[10]};
+        static thread_local Scratch scratch;
+        Py_BEGIN_ALLOW_THREADS variant.run(layer, call, scratch);
+        Py_END_ALLOW_THREADS
+        Py_RETURN_NONE;
+    }
+    PyErr_Format(PyExc_ValueError, "no instruction set with %lld lanes here", (long long)value[0]);
+    return nullptr;
+}
+
+PyMethodDef METHODS[] = {
+    {"supported", supported, METH_NOARGS, "Lanes of each instruction set that this machine has, the widest first."},
+    {"apply", (PyCFunction)(void (*)())apply, METH_FASTCALL, "Add the deltas of a batch to a layer's output."},
+    {nullptr, nullptr, 0, nullptr},
+};
+
+PyModuleDef MODULE = {PyModuleDef_HEAD_INIT, "_delta", nullptr, -1, METHODS, nullptr, nullptr, nullptr, nullptr};
+
+}  // namespace
+
+PyMODINIT_FUNC PyInit__delta() { return PyModule_Create(&MODULE); }

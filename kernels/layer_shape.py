@@ -1,0 +1,26 @@
+"""The shape of one linear layer as an engine holds it: several modules of the model may be slices of one layer."""
+
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+
+import torch
+
+
+@dataclass(frozen=True)
+class LayerShape:
+    """`widths` are the output features of each slice, in their order in the layer's output."""
+
+    inputs: int
+    widths: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+
+    @property
+    def begins(self) -> tuple[int, ...]:
+        """The first column of each slice, and the end of the last."""
+        return (0, *accumulate(self.widths))
+
+    @property
+    def columns(self) -> list[slice]:
+        begins = self.begins
+        return [slice(begin, end) for begin, end in pairwise(begins)]

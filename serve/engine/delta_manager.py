@@ -1,0 +1,88 @@
+"""Stands where vLLM's worker has its LoRA manager: before each step it puts into slots what the batch needs."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from vllm.lora.layers import LoRAMapping, LoRAMappingType
+from vllm.lora.request import LoRARequest
+
+from polyad.kernels.backend import Backend, select
+from polyad.serve.engine.composition import weights
+from polyad.serve.engine.host import HostMemory
+from polyad.serve.engine.layers import Step, adapt
+from polyad.serve.engine.slots import Slots
+
+
+class DeltaManager:
+    """Made by vLLM's model runner, in the place of LRUCacheWorkerLoRAManager, with the same methods."""
+
+    host: HostMemory
+
+    def __init__(self, vllm_config: Any, device: torch.device, embedding_modules: Mapping[str, str]) -> None:
+        config = vllm_config.additional_config["polyad"]
+        self._dtype: torch.dtype = vllm_config.lora_config.lora_dtype
+        self._whole = vllm_config.parallel_config.pipeline_parallel_size == 1
+        self._slot_count: int = vllm_config.lora_config.max_loras
+        self._backend: Backend = select(config["kernels"], device, self._dtype)
+        self._step = Step(self._batch({}, ()))
+        self._seen: object = None
+
+    def create_lora_manager(self, model: Any, vllm_config: Any) -> Any:
+        """Give the model's layers their slots; the model, as vLLM wants it back."""
+        layers = adapt(model, self._slot_count, self._backend, self._dtype, self._step)
+        mapper = getattr(model, "hf_to_vllm_mapper", None)
+        rename = mapper.get_rename_mapper().map_name if mapper is not None else str
+        self.host = HostMemory(layers, self._dtype, rename, self._whole)
+        self._slots = Slots(layers, self._slot_count)
+        return model
+
+    def set_active_adapters(self, requests: set[LoRARequest], mapping: LoRAMapping | None) -> None:
+        """Prepare the step: `mapping` names the composition of each token."""
+        if mapping is not None and mapping.type != LoRAMappingType.LANGUAGE:
+            return
+        compositions = {request.lora_int_id: weights(request) for request in requests}
+        needed = {engine_id for terms in compositions.values() for engine_id in terms}
+        self._slots.hold({engine_id: self.host[engine_id] for engine_id in needed})
+        if mapping is not None:
+            seen = mapping.index_mapping, self._slots.revision
+            if seen != self._seen:
+                self._step.batch = self._batch(compositions, mapping.index_mapping)
+                self._seen = seen
+
+    def drop(self, engine_ids: list[int]) -> None:
+        """Free the slots and the host memory of versions that no request uses."""
+        for engine_id in engine_ids:
+            self._slots.release(engine_id)
+            self.host.drop(engine_id)
+
+    def remove_all_adapters(self) -> None:
+        """Empty the slots. What is in host memory is the front end's to say."""
+        self._slots.clear()
+
+    def list_adapters(self) -> set[int]:
+        return set(self.host.versions)
+
+    def supports_tower_connector_lora(self) -> bool:
+        return False
+
+    # vLLM warms up with adapters that have no weights; their tokens use no slot.
+
+    @contextmanager
+    def dummy_lora_cache(self) -> Iterator[None]:
+        yield
+
+    def add_dummy_lora(self, request: LoRARequest, rank: int) -> bool:
+        return True
+
+    def get_dummy_lora_warmup_rank(self, default: int) -> int:
+        return default
+
+    def _batch(self, compositions: Mapping[int, Mapping[int, float]], tokens: Any) -> Any:
+        slots = self._slots.versions if compositions else {}
+        weighted = {
+            composition: {slots[engine_id]: weight for engine_id, weight in terms.items()}
+            for composition, terms in compositions.items()
+        }
+        return self._backend.batch.of(weighted, tokens, self._slot_count)

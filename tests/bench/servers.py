@@ -1,0 +1,51 @@
+"""The servers that benchmarks compare, all up at once and asked in turns, so that all see the same machine."""
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from tests.fixtures.ports import free_port
+from tests.fixtures.server import ServerProcess
+
+# In bf16, a CPU without AVX-512 is so slow at the base model that nothing else would be seen.
+DTYPE = "bfloat16" if torch.cpu._is_avx512_supported() else "float32"
+ENGINE = ("--dtype", DTYPE, "--max-model-len", "2048", "--no-enable-prefix-caching")
+EAGER = "--enforce-eager"
+
+_STOCK = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1", "VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_NO_USAGE_STATS": "1"}
+
+
+@contextmanager
+def stock(model: Path, scratch: Path, *options: str) -> Iterator[ServerProcess]:
+    """vLLM's own server."""
+    port = free_port()
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), "--port", str(port)]
+    command += ["--served-model-name", model.name, "--gpu-memory-utilization", "0.2", *ENGINE, *options]
+    with _running(command, port, scratch, _STOCK, "/health") as server:
+        yield server
+
+
+@contextmanager
+def polyad(model: Path, scratch: Path, *options: str) -> Iterator[ServerProcess]:
+    """`polyad serve` with polyad's options."""
+    port = free_port()
+    state = scratch / f"state-{port}"
+    state.mkdir(parents=True)
+    command = [sys.executable, "-m", "polyad.serve.cli.main", "serve", str(model), "--port", str(port)]
+    command += ["--state-dir", str(state), *options, "--gpu-memory-utilization", "0.2", *ENGINE, EAGER]
+    with _running(command, port, scratch, {}, "/ready") as server:
+        yield server
+
+
+@contextmanager
+def _running(
+    command: Sequence[str], port: int, scratch: Path, environment: Mapping[str, str], ready: str
+) -> Iterator[ServerProcess]:
+    server = ServerProcess(command, port, scratch / f"{port}.log", environment)
+    try:
+        yield server.wait_ready(ready, seconds=600)
+    finally:
+        server.stop()
