@@ -7,6 +7,7 @@ from itertools import combinations
 import pytest
 import torch
 
+from polyad.kernels import _delta, cpu
 from polyad.kernels.backend import Backend, select
 from polyad.kernels.layer_shape import LayerShape
 from polyad.kernels.linear import LinearDeltas
@@ -67,9 +68,13 @@ class Case:
         assert torch.equal(found[unused], plain[unused])
 
 
-@pytest.fixture(params=["reference", "cpu"])
-def backend(request: pytest.FixtureRequest) -> Backend:
-    return select(request.param, CPU, torch.float32)
+@pytest.fixture(params=["reference", *_delta.supported()])
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Backend:
+    """The reference, and native code for each instruction set that this machine has."""
+    if request.param == "reference":
+        return select("reference", CPU, torch.float32)
+    monkeypatch.setattr(cpu, "LANES", _delta.supported()[request.param])
+    return select("cpu", CPU, torch.float32)
 
 
 @pytest.fixture(params=TOLERANCE, ids=str)
