@@ -9,6 +9,8 @@ from typing import Any
 
 from vllm.lora.request import LoRARequest
 
+from polyad.adapters_store.errors import Unsupported
+from polyad.adapters_store.registry import Version
 from polyad.serve.compose import Plan
 
 # vLLM warms up with the ids 1 to max_loras; its model runner V2 keeps ids as int32.
@@ -21,9 +23,16 @@ class PlannedRequest(LoRARequest):
     plan: Any = None
 
 
+def single_version(plan: Plan) -> Version:
+    """The version of a plan that is one version, as it is. Raises Unsupported for any other plan."""
+    if len(plan.terms) != 1 or plan.terms[0].weight != 1:
+        raise Unsupported("model", plan.label, "one version with the weight 1; blends are not served yet")
+    return plan.terms[0].version
+
+
 def planned(plan: Plan) -> PlannedRequest:
     """The handle for a plan. Its integer id means nothing: `resident` gives the one that the engine sees."""
-    version = plan.version
+    version = single_version(plan)
     name = f"{version.tenant}/{plan.label}:{version.digest}"
     return PlannedRequest(lora_name=name, lora_int_id=1, lora_path=f"sha256:{version.digest}", plan=plan)
 

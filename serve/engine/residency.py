@@ -16,7 +16,7 @@ from polyad.adapters_store.registry import Version
 from polyad.serve.compose import Plan
 from polyad.serve.engine import metrics
 from polyad.serve.engine.host import FAILED, READY
-from polyad.serve.engine.identity import planned, resident
+from polyad.serve.engine.identity import planned, resident, single_version
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ class Residency:
                 self._drop([entry])
 
     async def _acquire(self, plan: Plan) -> Resident:
-        key = _key(plan.version)
+        key = _key(single_version(plan))
         entry = self._residents.pop(key, None)
         if entry is None:
             async with self._room:
@@ -126,12 +126,13 @@ class Residency:
         return entry
 
     async def _admit(self, plan: Plan) -> Resident:
-        await self._make_room(plan.version)
+        version = single_version(plan)
+        await self._make_room(version)
         if self._workers is None:
             raise EngineUnavailable("the engine is not running")
-        entry = Resident(plan.version, resident(planned(plan)), asyncio.get_running_loop().create_future())
+        entry = Resident(version, resident(planned(plan)), asyncio.get_running_loop().create_future())
         entry.loading = asyncio.create_task(self._load(entry, self._workers))
-        self._bytes += plan.version.size
+        self._bytes += version.size
         return entry
 
     async def _make_room(self, version: Version) -> None:

@@ -70,7 +70,7 @@ class AdapterService:
         draft = await self._admit(files)
         version, created = await self._registry.add_version(self._tenant, name, draft)
         if aliases:
-            await self._warm(Plan(version))
+            await self._warm(Plan.single(version))
             for alias in aliases:
                 await self._registry.set_alias(self._tenant, name, alias, version.number)
         return Pushed(version, created)
@@ -112,7 +112,7 @@ class AdapterService:
         check_alias("alias", alias)
         version = self.version(name, reference)
         expected = if_current if isinstance(if_current, Unset) or if_current is None else _number(if_current)
-        await self._warm(Plan(version))
+        await self._warm(Plan.single(version))
         return await self._registry.set_alias(self._tenant, name, alias, version.number, expected)
 
     async def delete_alias(self, name: str, alias: str) -> Adapter:

@@ -70,7 +70,7 @@ def engine(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> AdapterEngine
 @pytest.fixture
 def handle(make_version: Any) -> LoRARequest:
     version: Version = make_version("support", 3)
-    return planned(Plan(version))
+    return planned(Plan.single(version))
 
 
 async def test_request_for_an_adapter_runs_within_its_lease(

@@ -78,7 +78,7 @@ class Cache:
             file = self._folder / digest
             file.write_bytes(content)
             await self.blobs.put(file, digest)
-        return Plan(self._version(name, digest=digest, size=size))
+        return Plan.single(self._version(name, digest=digest, size=size))
 
     async def use(self, plan: Plan, until: asyncio.Event | None = None) -> LoRARequest:
         async with self.residency.lease(plan) as request:
@@ -137,8 +137,8 @@ async def test_identity_holds_the_digest_and_no_id_is_used_again(cache: Cache) -
     plans = [await cache.plan(name) for name in "abcd"]
     requests = [await cache.use(plan) for plan in (*plans, plans[0])]
     for plan, request in zip((*plans, plans[0]), requests, strict=True):
-        assert plan.version.digest in request.lora_name
-        assert plan.version.digest in request.lora_path
+        assert plan.versions[0].digest in request.lora_name
+        assert plan.versions[0].digest in request.lora_path
     assert len({request.lora_int_id for request in requests}) == len(requests)
     assert requests[0].lora_name == requests[4].lora_name
 
@@ -237,7 +237,7 @@ async def test_failed_load_reaches_all_who_wait_and_the_next_request_tries_again
         assert isinstance(error, LoadFailed)
         assert "torn to pieces" in str(error)
     assert metrics.load_failures._value.get() - failures == 1
-    assert not cache.residency.leased(plan.version)
+    assert not cache.residency.leased(plan.versions[0])
     cache.workers.broken.clear()
     await cache.use(plan)
     assert len(cache.workers.loads) == 2
@@ -295,7 +295,7 @@ async def test_revoked_version_leaves_with_its_last_request(cache: Cache) -> Non
     await settle()
     cache.residency.revoke(lambda version: version.adapter == "gone")
     await settle()
-    assert cache.residency.leased(plan.version)
+    assert cache.residency.leased(plan.versions[0])
     ends[0].set()
     await users[0]
     await settle()
@@ -444,6 +444,6 @@ async def test_nothing_is_lost_in_a_storm(make: Callable[..., Cache], seed: int)
     await settle()
     assert outcomes.count("served") > 100
     assert set(outcomes) <= {"served", "LoadFailed", "EngineUnavailable"}
-    assert not any(cache.residency.leased(plan.version) for plan in plans)
+    assert not any(cache.residency.leased(plan.versions[0]) for plan in plans)
     assert cache.workers.held == sorted(name.encode().ljust(SIZE) for name in cache.names)
     assert metrics.resident_bytes._value.get() == SIZE * len(cache.names)

@@ -41,8 +41,9 @@ class Engine:
     async def warm(self, plan: Plan) -> None:
         if self.broken:
             raise LoadFailed("no room")
-        aliases = self._registry.snapshot.adapter("public", plan.version.adapter).aliases
-        self.warmed.append(f"{plan.label} before {sorted(a for a, n in aliases.items() if n == plan.version.number)}")
+        (version,) = plan.versions
+        aliases = self._registry.snapshot.adapter("public", version.adapter).aliases
+        self.warmed.append(f"{plan.label} before {sorted(a for a, n in aliases.items() if n == version.number)}")
 
 
 @pytest.fixture
