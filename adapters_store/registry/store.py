@@ -26,7 +26,7 @@ from polyad.adapters_store.registry.records import Composition, Header, Version
 from polyad.adapters_store.registry.snapshot import Snapshot
 
 # 2: saved compositions, whose names and events a server of 1 would misread. Data of 1 is data of 2 without any;
-# `load` makes it so, under a new birth, so that servers of 1 stop writing, serve on from memory and say why.
+# `load` makes it so, under a new birth, so that servers of 1 stop writing and serve on from memory.
 SCHEMA = 2
 REDIS_ERRORS = (RedisError, RedisClusterException, OSError)
 
