@@ -5,6 +5,7 @@ PolyadError                    500 INTERNAL
 │   ├── InvalidName            400 INVALID_ARGUMENT
 │   ├── InvalidAdapter         400 INVALID_ARGUMENT
 │   ├── InvalidSource          400 INVALID_ARGUMENT
+│   ├── Unsupported            400 INVALID_ARGUMENT
 │   └── TooLarge               413 INVALID_ARGUMENT
 ├── Unauthenticated            401 UNAUTHENTICATED
 ├── Forbidden                  403 PERMISSION_DENIED
@@ -13,9 +14,11 @@ PolyadError                    500 INTERNAL
 │   ├── UnknownAdapter         404 NOT_FOUND
 │   ├── UnknownVersion         404 NOT_FOUND
 │   ├── UnknownAlias           404 NOT_FOUND
+│   ├── UnknownComposition     404 NOT_FOUND
 │   └── UnknownSource          404 NOT_FOUND
 ├── Conflict                   409 FAILED_PRECONDITION
 │   ├── AliasMoved             409 ABORTED
+│   ├── CompositionChanged     409 ABORTED
 │   ├── VersionInUse           409 FAILED_PRECONDITION
 │   └── WrongBase              409 FAILED_PRECONDITION
 ├── Unavailable                503 UNAVAILABLE
@@ -48,13 +51,13 @@ class PolyadError(Exception):
 
 
 class InvalidInput(PolyadError):
-    """An input from outside is not what is allowed: says which field, what came and what may come."""
+    """An input from outside is not what is allowed: says which field, what came, where (`at`), and what may come."""
 
     http_status = 400
     grpc_status = "INVALID_ARGUMENT"
 
-    def __init__(self, field: str, value: object, allowed: str) -> None:
-        super().__init__(f"{field}: got {shown(value)}, allowed: {allowed}")
+    def __init__(self, field: str, value: object, allowed: str, at: str = "") -> None:
+        super().__init__(f"{field}: got {' '.join(filter(None, (shown(value), at)))}, allowed: {allowed}")
         self.field = field
 
 
@@ -68,6 +71,10 @@ class InvalidAdapter(InvalidInput):
 
 class InvalidSource(InvalidInput):
     """A source to push from is malformed or not allowed by the configuration."""
+
+
+class Unsupported(InvalidInput):
+    """A composition is well-formed, but of a kind that is not served yet."""
 
 
 class TooLarge(InvalidInput):
@@ -117,6 +124,10 @@ class UnknownAlias(NotFound):
     """The adapter has no such alias."""
 
 
+class UnknownComposition(NotFound):
+    """No saved composition has this name."""
+
+
 class UnknownSource(NotFound):
     """The source to push from does not exist."""
 
@@ -134,6 +145,12 @@ class Conflict(PolyadError):
 
 class AliasMoved(Conflict):
     """A compare-and-set found another version than the caller expected."""
+
+    grpc_status = "ABORTED"
+
+
+class CompositionChanged(Conflict):
+    """A compare-and-set found another expression than the caller expected."""
 
     grpc_status = "ABORTED"
 

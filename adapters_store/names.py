@@ -16,17 +16,34 @@ PRODUCTION = "production"
 PREVIOUS = "previous"
 
 
+def is_name(value: str) -> bool:
+    """Whether the value can be the name of an adapter, a composition, an alias or a tenant."""
+    return _NAME.fullmatch(value) is not None and ".." not in value
+
+
+def is_reference(value: str) -> bool:
+    """Whether the value can stand for a version: a number, an alias or the beginning of a digest."""
+    return is_name(value) or is_digest_prefix(value)
+
+
 def check_name(field: str, value: str) -> str:
-    """Return `value` if it is a valid adapter or tenant name; raise InvalidName, naming `field`, if not."""
-    if not _NAME.fullmatch(value) or ".." in value:
+    """Return `value` if it is the valid name of an adapter, a composition or a tenant; raise InvalidName if not."""
+    if not is_name(value):
         raise InvalidName(field, value, NAME_RULE)
     return value
 
 
 def check_alias(field: str, value: str) -> str:
     """Return `value` if it is a valid alias; raise InvalidName, naming `field`, if not."""
-    if not _NAME.fullmatch(value) or ".." in value or _NUMBER.fullmatch(value) or _DIGEST.fullmatch(value):
+    if not is_name(value) or _NUMBER.fullmatch(value) or _DIGEST.fullmatch(value):
         raise InvalidName(field, value, ALIAS_RULE)
+    return value
+
+
+def check_reference(field: str, value: str) -> str:
+    """Return `value` if it can stand for a version; raise InvalidName, naming `field`, if not."""
+    if not is_reference(value):
+        raise InvalidName(field, value, VERSION_RULE)
     return value
 
 

@@ -27,7 +27,7 @@ from polyad.serve.engine.engine import AdapterEngine
 from polyad.serve.engine.openai import attach_engine, build_app
 from polyad.serve.engine.residency import Residency
 from polyad.serve.engine.supervisor import Supervisor
-from polyad.serve.service import AdapterService, Collector, Health
+from polyad.serve.service import AdapterService, Collector, CompositionService, Health
 from polyad.serve.service.catalog import RegistryCatalog
 
 logger = logging.getLogger(__name__)
@@ -83,8 +83,10 @@ class Server:
         await blobs.start()
         residency = Residency(blobs, settings.host_cache_bytes, settings.load_timeout_s)
         base_names = arguments.served_model_name
-        catalog = RegistryCatalog(registry, Resolver(registry.snapshot, TENANT, base_names, base.fingerprint), TENANT)
+        resolver = Resolver(registry.snapshot, TENANT, base_names, base.fingerprint, settings.slots)
+        catalog = RegistryCatalog(registry, resolver, TENANT)
         adapters = self._adapters(registry, blobs, residency, base, base_names)
+        compositions = CompositionService(registry, resolver, TENANT, base_names)
         collector = Collector(registry, blobs, residency, settings.collect_after_s, TENANT)
         registry.subscribe(lambda event: _revoke(event, registry, residency))
         _watch(registry)
@@ -93,7 +95,8 @@ class Server:
             if self.app is None:
                 # Imports much of vLLM: seconds that the event loop has other uses for.
                 self.app = await asyncio.to_thread(build_app, arguments, engine)
-                complete_app(self.app, settings, base, supervisor, adapters, collector, Health(registry, supervisor))
+                health = Health(registry, supervisor)
+                complete_app(self.app, settings, base, supervisor, adapters, compositions, collector, health)
             await attach_engine(self.app, arguments, engine, catalog)
 
         supervisor = Supervisor(arguments, residency, attach, settings.restart_backoff_s)
@@ -176,8 +179,7 @@ def _served_name(model: str, options: Sequence[str]) -> str:
 
 
 def _revoke(event: Event, registry: Registry, residency: Residency) -> None:
-    removes = not isinstance(event, Change) or event.header is None or event.removed is not None
-    if removes:
+    if not isinstance(event, Change) or event.removes_versions:
         residency.revoke(lambda version: not _exists(registry, version))
 
 

@@ -1,9 +1,9 @@
-"""The registry of adapters, versions and aliases, kept in Redis and mirrored in memory."""
+"""The registry of adapters, versions, aliases and saved compositions, kept in Redis and mirrored in memory."""
 
 from polyad.adapters_store.registry.connection import masked
 from polyad.adapters_store.registry.embedded import EmbeddedRedis
 from polyad.adapters_store.registry.events import Change, Event, Reloaded
-from polyad.adapters_store.registry.records import Adapter, Version, VersionDraft
+from polyad.adapters_store.registry.records import Adapter, Composition, Version, VersionDraft
 from polyad.adapters_store.registry.registry import UNSET, Registry, Unset
 from polyad.adapters_store.registry.snapshot import Snapshot
 
@@ -13,6 +13,7 @@ __all__ = [
     "Adapter",
     "Version",
     "VersionDraft",
+    "Composition",
     "Event",
     "Change",
     "Reloaded",

@@ -1,4 +1,4 @@
-"""What the registry keeps: adapters and their immutable versions."""
+"""What the registry keeps: adapters with their immutable versions, and saved compositions."""
 
 from typing import Annotated, Any
 
@@ -65,6 +65,16 @@ class Adapter(Record):
     def of(cls, header: Header, versions: dict[int, Version]) -> "Adapter":
         fields: dict[str, Any] = {name: getattr(header, name) for name in ("tenant", "name", "created", "revision")}
         return cls(**fields, aliases=header.aliases, versions=_pinned(versions, header.pins))
+
+
+class Composition(Record):
+    """An expression that was given a name, which no adapter of the tenant has. Only its readers know its language."""
+
+    tenant: str
+    name: str
+    expression: str
+    created: float
+    revision: int
 
 
 def _pinned(versions: dict[int, Version], pins: dict[int, bool]) -> dict[int, Version]:

@@ -1,4 +1,4 @@
-"""The registry: which adapters, versions and aliases exist, for all servers on one Redis."""
+"""The registry: which adapters, versions, aliases and saved compositions exist, for all servers on one Redis."""
 
 import asyncio
 import contextlib
@@ -10,17 +10,20 @@ from typing import Any, Final
 
 from polyad.adapters_store.errors import (
     AliasMoved,
+    CompositionChanged,
     ConfigError,
+    Conflict,
     RegistryUnavailable,
     UnknownAdapter,
     UnknownAlias,
+    UnknownComposition,
     UnknownVersion,
     VersionInUse,
 )
 from polyad.adapters_store.names import PRODUCTION, check_alias, check_name
 from polyad.adapters_store.registry.events import Event
 from polyad.adapters_store.registry.feed import Feed
-from polyad.adapters_store.registry.records import Adapter, Header, Version, VersionDraft
+from polyad.adapters_store.registry.records import Adapter, Composition, Header, Version, VersionDraft
 from polyad.adapters_store.registry.snapshot import OutOfOrder, Snapshot
 from polyad.adapters_store.registry.store import REDIS_ERRORS, Reply, Store
 from polyad.adapters_store.registry.tail import Tail
@@ -96,7 +99,7 @@ class Registry:
         """Add a version, and the adapter if need be; the aliases point to it in the same step.
 
         The same digest again gives the version that is there and False. The first version of an adapter
-        becomes `production`.
+        becomes `production`. Raise Conflict if a composition has the name.
         """
         # An explicit `previous` must win over the one that moving `production` sets.
         ordered = sorted((check_alias("alias", alias) for alias in aliases), key=lambda alias: alias != PRODUCTION)
@@ -104,6 +107,8 @@ class Registry:
         version = json.dumps({"tenant": tenant, "adapter": name, "created": created, **draft.model_dump()})
         arguments = {"digest": draft.digest, "created": created, "aliases": ordered, "version": version}
         reply = await self._write("add_version", tenant, name, **arguments)
+        if reply.status == "name_taken":
+            raise Conflict("name", f"{name!r} is a saved composition; an adapter needs a name of its own")
         if reply.version is None or reply.header is None:
             raise RegistryUnavailable("registry: Redis gave an incomplete answer")
         pinned = reply.version.number in reply.header.pins
@@ -150,13 +155,37 @@ class Registry:
         if reply.status == "unknown_adapter":
             raise UnknownAdapter("adapter", name, "does not exist")
 
+    async def set_composition(
+        self, tenant: str, name: str, expression: str, if_current: str | Unset | None = UNSET
+    ) -> Composition:
+        """Save an expression by a name, if that stands for `if_current` now (None: if it does not exist).
+
+        Raise CompositionChanged, and Conflict if an adapter has the name.
+        """
+        compare = not isinstance(if_current, Unset)
+        expected = if_current if isinstance(if_current, str) else ""
+        arguments = {"expression": expression, "compare": compare, "expected": expected}
+        reply = await self._write("set_composition", tenant, name, created=round(time.time(), 3), **arguments)
+        if reply.status == "name_taken":
+            raise Conflict("name", f"{name!r} is an adapter; a composition needs a name of its own")
+        current = self.snapshot.find_composition(tenant, name)
+        if reply.status == "composition_changed":
+            raise CompositionChanged("if_current", _changed(name, current, expected))
+        return self.snapshot.composition(tenant, name)
+
+    async def delete_composition(self, tenant: str, name: str) -> None:
+        """Raise UnknownComposition."""
+        reply = await self._write("delete_composition", tenant, name)
+        if reply.status == "unknown_composition":
+            raise UnknownComposition("composition", name, "does not exist")
+
     async def collectable(self, tenant: str | None = None) -> list[Version]:
         """The versions that no alias and no pin needs, as the snapshot knows them."""
         return self.snapshot.collectable(tenant)
 
     async def _write(self, script: str, tenant: str, name: str, **arguments: Any) -> Reply:
         check_name("tenant", tenant)
-        check_name("adapter", name)
+        check_name("name", name)
         if not self.live:
             raise RegistryUnavailable("registry: Redis is away; nothing was changed, serving goes on")
         epoch, snapshot = self._feed.epoch, self.snapshot
@@ -183,6 +212,11 @@ def _moved(alias: str, header: Header | None, expected: int) -> str:
     current = header.aliases.get(alias) if header else None
     now = "is absent" if current is None else f"points to v{current}"
     return f"alias {alias!r} {now}, expected {f'v{expected}' if expected else 'it to be absent'}"
+
+
+def _changed(name: str, current: Composition | None, expected: str) -> str:
+    now = "does not exist" if current is None else f"is {current.expression!r}"
+    return f"composition {name!r} {now}, expected {repr(expected) if expected else 'it to be absent'}"
 
 
 def _users(header: Header | None, number: int) -> str:

@@ -1,13 +1,14 @@
 """The whole registry in memory: what requests resolve against, without any I/O."""
 
-from bisect import bisect_left, bisect_right, insort
+from bisect import bisect_left, insort
 from collections import defaultdict
 from collections.abc import Iterable
 
-from polyad.adapters_store.errors import UnknownAdapter, UnknownAlias, UnknownVersion
+from polyad.adapters_store.errors import UnknownAdapter, UnknownAlias, UnknownComposition, UnknownVersion
 from polyad.adapters_store.names import PRODUCTION, is_digest_prefix, version_number
-from polyad.adapters_store.registry.events import Change
-from polyad.adapters_store.registry.records import Adapter, Header, Version
+from polyad.adapters_store.registry.directory import Directory
+from polyad.adapters_store.registry.events import COMPOSITION, Change
+from polyad.adapters_store.registry.records import Adapter, Composition, Header, Version
 
 _LISTED = 10
 
@@ -22,26 +23,34 @@ class Snapshot:
     def __init__(self, birth: str = "", revision: int = 0) -> None:
         self.birth = birth
         self.revision = revision
-        self._adapters: dict[_Key, Adapter] = {}
-        self._names: dict[str, list[str]] = {}
+        self._adapters: Directory[Adapter] = Directory()
+        self._compositions: Directory[Composition] = Directory()
         self._digests: dict[_Key, list[tuple[str, int]]] = {}
 
     @classmethod
-    def build(cls, birth: str, revision: int, headers: Iterable[Header], versions: Iterable[Version]) -> "Snapshot":
+    def build(
+        cls,
+        birth: str,
+        revision: int,
+        headers: Iterable[Header],
+        versions: Iterable[Version],
+        compositions: Iterable[Composition] = (),
+    ) -> "Snapshot":
         snapshot = cls(birth, revision)
         grouped: defaultdict[_Key, dict[int, Version]] = defaultdict(dict)
         for version in versions:
             grouped[version.tenant, version.adapter][version.number] = version
-        for header in sorted(headers, key=lambda header: header.name):
-            key = (header.tenant, header.name)
-            snapshot._adapters[key] = Adapter.of(header, grouped[key])
-            snapshot._names.setdefault(header.tenant, []).append(header.name)
-            snapshot._digests[key] = sorted((version.digest, number) for number, version in grouped[key].items())
+        snapshot._adapters = Directory(Adapter.of(header, grouped[header.tenant, header.name]) for header in headers)
+        snapshot._compositions = Directory(compositions)
+        snapshot._digests = {
+            (adapter.tenant, adapter.name): sorted((one.digest, number) for number, one in adapter.versions.items())
+            for adapter in snapshot._adapters
+        }
         return snapshot
 
     def adapter(self, tenant: str, name: str) -> Adapter:
         """The adapter; raise UnknownAdapter."""
-        adapter = self._adapters.get((tenant, name))
+        adapter = self._adapters.get(tenant, name)
         if adapter is None:
             raise UnknownAdapter("adapter", name, "does not exist")
         return adapter
@@ -67,9 +76,22 @@ class Snapshot:
 
     def page(self, tenant: str, after: str | None, limit: int) -> list[Adapter]:
         """At most `limit` adapters of the tenant, by name, beginning behind `after`."""
-        names = self._names.get(tenant, [])
-        start = bisect_right(names, after) if after is not None else 0
-        return [self._adapters[tenant, name] for name in names[start : start + limit]]
+        return self._adapters.page(tenant, after, limit)
+
+    def find_composition(self, tenant: str, name: str) -> Composition | None:
+        """The saved composition, or None."""
+        return self._compositions.get(tenant, name)
+
+    def composition(self, tenant: str, name: str) -> Composition:
+        """The saved composition; raise UnknownComposition."""
+        composition = self.find_composition(tenant, name)
+        if composition is None:
+            raise UnknownComposition("composition", name, "does not exist")
+        return composition
+
+    def compositions(self, tenant: str, after: str | None, limit: int) -> list[Composition]:
+        """At most `limit` saved compositions of the tenant, by name, beginning behind `after`."""
+        return self._compositions.page(tenant, after, limit)
 
     @property
     def count(self) -> int:
@@ -84,7 +106,7 @@ class Snapshot:
         """The versions (of one tenant or of all) that no alias and no pin needs."""
         return [
             version
-            for adapter in self._adapters.values()
+            for adapter in self._adapters
             if tenant is None or adapter.tenant == tenant
             for number, version in adapter.versions.items()
             if not version.pinned and number not in adapter.aliases.values()
@@ -96,8 +118,11 @@ class Snapshot:
             raise OutOfOrder(f"change {change.revision} does not follow revision {self.revision}")
         if change.revision <= self.revision:
             return False
-        if change.header is None:
-            self._drop(change.tenant, change.name)
+        if change.noun == COMPOSITION:
+            self._apply_composition(change)
+        elif change.header is None:
+            self._adapters.drop(change.tenant, change.name)
+            del self._digests[change.tenant, change.name]
         else:
             self._put(change.header, change.version, change.removed)
         self.revision = change.revision
@@ -106,13 +131,18 @@ class Snapshot:
     def replace(self, other: "Snapshot") -> None:
         """Become the other snapshot, in one step, for all who hold this one."""
         self.birth, self.revision = other.birth, other.revision
-        self._adapters, self._names, self._digests = other._adapters, other._names, other._digests
+        self._adapters, self._digests = other._adapters, other._digests
+        self._compositions = other._compositions
+
+    def _apply_composition(self, change: Change) -> None:
+        if change.composition is None:
+            self._compositions.drop(change.tenant, change.name)
+        else:
+            self._compositions.put(change.composition)
 
     def _put(self, header: Header, version: Version | None, removed: int | None) -> None:
         key = (header.tenant, header.name)
-        old = self._adapters.get(key)
-        if old is None:
-            insort(self._names.setdefault(header.tenant, []), header.name)
+        old = self._adapters.get(*key)
         versions = dict(old.versions) if old else {}
         digests = self._digests.setdefault(key, [])
         if version is not None:
@@ -120,14 +150,7 @@ class Snapshot:
             insort(digests, (version.digest, version.number))
         if removed is not None:
             digests.remove((versions.pop(removed).digest, removed))
-        self._adapters[key] = Adapter.of(header, versions)
-
-    def _drop(self, tenant: str, name: str) -> None:
-        del self._adapters[tenant, name], self._digests[tenant, name]
-        names = self._names[tenant]
-        del names[bisect_left(names, name)]
-        if not names:
-            del self._names[tenant]
+        self._adapters.put(Adapter.of(header, versions))
 
     def _with_digest(self, tenant: str, name: str, prefix: str) -> int:
         digests = self._digests[tenant, name]

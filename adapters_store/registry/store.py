@@ -22,19 +22,22 @@ from polyad.adapters_store.errors import ConfigError, InvalidName, RegistryUnava
 from polyad.adapters_store.names import check_name
 from polyad.adapters_store.registry.connection import close, connect, drop_idle, masked
 from polyad.adapters_store.registry.events import Change
-from polyad.adapters_store.registry.records import Header, Version
+from polyad.adapters_store.registry.records import Composition, Header, Version
 from polyad.adapters_store.registry.snapshot import Snapshot
 
-SCHEMA = 1
+# 2: saved compositions, whose names and events a server of 1 would misread. Data of 1 is data of 2 without any;
+# `load` makes it so, under a new birth, so that servers of 1 stop writing and serve on from memory.
+SCHEMA = 2
 REDIS_ERRORS = (RedisError, RedisClusterException, OSError)
 
-_KEYS = ("meta", "adapters", "versions", "digests", "numbers", "events")
+_KEYS = ("meta", "adapters", "versions", "digests", "numbers", "compositions", "events")
 _SCRIPTS = files("polyad.adapters_store.registry") / "scripts"
 _READ_COUNT = 1000
 _WRITERS = 16
 
 _HEADERS = TypeAdapter(list[Header])
 _VERSIONS = TypeAdapter(list[Version])
+_COMPOSITIONS = TypeAdapter(list[Composition])
 
 
 def _script(name: str) -> str:
@@ -68,13 +71,13 @@ class Store:
         """Read everything as of one moment. Raise ConfigError if a newer release wrote it or Redis refuses us."""
         request = {"schema": SCHEMA, "new_birth": secrets.token_hex(8)}
         try:
-            schema, birth, revision, headers, versions = await self._eval("load", request)
+            schema, birth, revision, *records = await self._eval("load", request)
         except (AuthenticationError, AuthorizationError, NoPermissionError) as error:
             raise ConfigError(f"redis_url: {self.address} refused the credentials: {error}") from error
         if int(schema) > SCHEMA:
             raise ConfigError(f"the registry at {self.address} has schema {schema}, this release knows up to {SCHEMA}")
         # Off the loop: a reload must not hold up the tokens of running requests.
-        return await asyncio.to_thread(_parse, birth, int(revision), headers, versions)
+        return await asyncio.to_thread(_parse, birth, int(revision), *records)
 
     async def write(self, script: str, request: dict[str, Any], timeout_s: float) -> Reply:
         """Run one script once. Raise RegistryUnavailable; never tried again, for it may have run."""
@@ -122,5 +125,11 @@ class Store:
         return await self._client.eval(self._scripts[script], len(self._keys), *self._keys, json.dumps(request))
 
 
-def _parse(birth: str, revision: int, headers: str, versions: str) -> Snapshot:
-    return Snapshot.build(birth, revision, _HEADERS.validate_json(headers), _VERSIONS.validate_json(versions))
+def _parse(birth: str, revision: int, headers: str, versions: str, compositions: str) -> Snapshot:
+    return Snapshot.build(
+        birth,
+        revision,
+        _HEADERS.validate_json(headers),
+        _VERSIONS.validate_json(versions),
+        _COMPOSITIONS.validate_json(compositions),
+    )

@@ -76,7 +76,7 @@ def _is_open(scope: Scope) -> bool:
 
 def _require_admin(request: Request) -> None:
     if request.scope.get("polyad.role", Role.USER) < Role.ADMIN:
-        raise Forbidden("authorization: changing adapters needs the admin key")
+        raise Forbidden("authorization: changes need the admin key")
 
 
 Admin = Depends(_require_admin)

@@ -9,14 +9,16 @@ from polyad.adapters_store.base_model import BaseModel
 from polyad.serve.api.access import Authentication, Keys
 from polyad.serve.api.adapters import adapters_router
 from polyad.serve.api.compatibility import compatibility_router
+from polyad.serve.api.composition_body import with_model_text
+from polyad.serve.api.compositions import compositions_router
 from polyad.serve.api.document import complete_document
 from polyad.serve.api.errors import add_error_handlers
-from polyad.serve.api.gate import BodyLimit, EngineGate
+from polyad.serve.api.gate import BodyLimit, EngineGate, needs_engine
 from polyad.serve.api.json_body import JsonBody
 from polyad.serve.api.operations import operations_router
 from polyad.serve.config import MIB, Settings
 from polyad.serve.engine.supervisor import Supervisor
-from polyad.serve.service import AdapterService, Collector, Health
+from polyad.serve.service import AdapterService, Collector, CompositionService, Health
 
 _REQUEST_BYTES = 32 * MIB
 _FORM_OVERHEAD_BYTES = 2 * MIB
@@ -31,6 +33,7 @@ def complete_app(
     base: BaseModel,
     supervisor: Supervisor,
     adapters: AdapterService,
+    compositions: CompositionService,
     collector: Collector,
     health: Health,
 ) -> None:
@@ -38,6 +41,7 @@ def complete_app(
     app.title, app.version = "polyad", version("polyad")
     add_error_handlers(app)
     app.include_router(adapters_router(adapters))
+    app.include_router(compositions_router(compositions))
     app.include_router(compatibility_router(adapters))
     app.include_router(operations_router(health, collector, base))
     complete_document(app)
@@ -47,8 +51,11 @@ def complete_app(
             return settings.max_adapter_bytes + _FORM_OVERHEAD_BYTES
         return _TOKENIZE_BYTES if path in _TOKENIZING else _REQUEST_BYTES
 
+    def rewrite(path: str, body: object) -> object:
+        return with_model_text(body, compositions) if needs_engine(path) else body
+
     middleware: list[tuple[Any, dict[str, Any]]] = [
-        (JsonBody, {"max_bytes": _REQUEST_BYTES}),
+        (JsonBody, {"max_bytes": _REQUEST_BYTES, "rewrite": rewrite}),
         (EngineGate, {"ready": lambda: supervisor.ready}),
         (Authentication, {"keys": Keys(settings.api_key, settings.admin_key)}),
         (BodyLimit, {"limit": limit}),

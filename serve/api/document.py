@@ -7,6 +7,7 @@ from fastapi import FastAPI
 
 from polyad.serve.api.access import OPEN_PATHS
 from polyad.serve.api.gate import needs_engine
+from polyad.serve.compose.json_schema import COMPOSITION, SCHEMAS, TEXT_OR_FORM, reference_to
 
 _EXAMPLES: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {
@@ -21,7 +22,10 @@ _EXAMPLES: dict[str, dict[str, Any]] = {
 }
 _DESCRIPTION = (
     "One base model and many adapters. `model` takes the base model's name, an adapter (`support`: its production "
-    "version), an alias (`support@canary`) or a version (`support@v3`), each also as `base:adapter`."
+    "version), an alias (`support@canary`), a version (`support@v3`), the name of a saved composition, or a blend "
+    "(`support*0.7 + tone*0.3`), each also as `base:...`. A composition may also be JSON: in `model`, or in "
+    "`composition`, beside a base model's name or nothing. Merges (`ties(support, code; density=0.2)`) and fusions "
+    "(`fuse(support, code)`) are read, but not served yet."
 )
 _KEY = {"type": "http", "scheme": "bearer", "description": "Needed if the server has keys."}
 # FastAPI announces them for every route; here such errors are 400, in the shape of all others.
@@ -38,10 +42,13 @@ def complete_document(app: FastAPI) -> None:
         if first:
             document["info"]["description"] = _DESCRIPTION
             document["components"]["securitySchemes"] = {"key": _KEY}
+            document["components"]["schemas"].update(SCHEMAS)
             for name in _UNUSED:
                 document["components"]["schemas"].pop(name, None)
             for path, operation in _operations(document):
                 _complete_operation(path, operation)
+                if needs_engine(path):
+                    _accept_compositions(document, operation)
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]
@@ -65,6 +72,28 @@ def _complete_operation(path: str, operation: dict[str, Any]) -> None:
     content = operation.get("requestBody", {}).get("content", {}).get("application/json")
     if content is not None and path in _EXAMPLES:
         content["example"] = _EXAMPLES[path]
+
+
+def _accept_compositions(document: dict[str, Any], operation: dict[str, Any]) -> None:
+    """Say of every body with a `model` that a composition may be in it as JSON, or beside it."""
+    content = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
+    for schema in _bodies(document, content.get("schema", {})):
+        properties = schema.get("properties", {})
+        if "model" in properties and "composition" not in properties:
+            properties["model"] = {"anyOf": [properties["model"], reference_to(COMPOSITION)]}
+            properties["composition"] = {
+                **TEXT_OR_FORM,
+                "description": "In place of `model`, or of a base model's name.",
+            }
+            schema["required"] = [name for name in schema.get("required", ()) if name != "model"]
+
+
+def _bodies(document: dict[str, Any], schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    if "$ref" in schema:
+        schema = document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
+    yield schema
+    for choice in (*schema.get("anyOf", ()), *schema.get("oneOf", ())):
+        yield from _bodies(document, choice)
 
 
 def _error(description: str) -> dict[str, Any]:

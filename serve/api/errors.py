@@ -23,7 +23,7 @@ _MEANINGS = {
     401: "No valid key.",
     403: "The key's role may not do this.",
     404: "What the request names does not exist.",
-    409: "Not in the present state: the alias has moved, or the version is in use.",
+    409: "Not in the present state: an alias or a composition has changed, a name is taken, or a version is in use.",
     413: "The body or the adapter is too large.",
     503: "The registry, the blob store or the engine is away; nothing was changed.",
 }

@@ -10,7 +10,17 @@ from polyad.adapters_store.errors import EngineUnavailable, TooLarge
 from polyad.serve.api.errors import error_response
 
 # What is answered without an engine.
-_ENGINELESS = ("/v1/adapters", "/v1/collections", "/health", "/ready", "/version", "/metrics", "/docs", "/openapi.json")
+_ENGINELESS = (
+    "/v1/adapters",
+    "/v1/compositions",
+    "/v1/collections",
+    "/health",
+    "/ready",
+    "/version",
+    "/metrics",
+    "/docs",
+    "/openapi.json",
+)
 
 _LINGER_S = 3.0
 

@@ -7,7 +7,7 @@ end as a server error there, or hold up every other request for a minute while t
 import asyncio
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from email.message import Message as Headers
 from typing import Any, NoReturn, TypeAlias
 
@@ -25,17 +25,22 @@ TOKEN_LISTS = frozenset({"prompt", "tokens", "stop_token_ids", "allowed_token_id
 TOKEN_MAPS = frozenset({"logit_bias"})
 
 Container: TypeAlias = dict[str, object] | list[object]
+Rewrite: TypeAlias = Callable[[str, object], object]
 
 _INTEGERS = range(-(2**63), 2**64)
 _IN_THREAD_BYTES = 64 * 1024
 
 
 class JsonBody:
-    """ASGI middleware: a body that says it is JSON is checked by `check_json`; refused with 400 if it is not."""
+    """ASGI middleware: a body that says it is JSON is checked by `read_json`, and refused with 400 if it is not.
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    Handlers get it as it came, unless `rewrite` makes another value of it for their path.
+    """
+
+    def __init__(self, app: ASGIApp, max_bytes: int, rewrite: Rewrite) -> None:
         self._app = app
         self._max_bytes = max_bytes
+        self._rewrite = rewrite
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not _says_json(scope):
@@ -46,19 +51,28 @@ class JsonBody:
             if body is None:
                 return
             if len(body) > _IN_THREAD_BYTES:
-                await asyncio.to_thread(check_json, body)
-            elif body:
-                check_json(body)
+                rewritten = await asyncio.to_thread(self._checked, scope["path"], body)
+            else:
+                rewritten = self._checked(scope["path"], body)
         except InvalidInput as error:
             await error_response(error)(scope, receive, send)
             return
-        await self._app(scope, _replayed(body, receive), send)
+        if rewritten is not body:
+            scope = {**scope, "headers": _with_length(scope["headers"], len(rewritten))}
+        await self._app(scope, _replayed(rewritten, receive), send)
+
+    def _checked(self, path: str, body: bytes) -> bytes:
+        if not body:
+            return body
+        value = read_json(body)
+        wanted = self._rewrite(path, value)
+        return body if wanted is value else json.dumps(wanted).encode()
 
 
-def check_json(content: bytes) -> None:
-    """Raise InvalidInput, naming the place, unless `content` is JSON in UTF-8 within the bounds of this module."""
+def read_json(content: bytes) -> object:
+    """The value. Raise InvalidInput, naming the place, unless it is JSON in UTF-8 within the bounds of this module."""
     try:
-        value = json.loads(content.decode("utf-8"), parse_constant=_refuse_constant)
+        value: object = json.loads(content.decode("utf-8"), parse_constant=_refuse_constant)
     except UnicodeDecodeError as error:
         raise InvalidInput("body", content[:40], f"UTF-8 text ({error.reason} at byte {error.start})") from error
     except RecursionError as error:
@@ -66,6 +80,7 @@ def check_json(content: bytes) -> None:
     except ValueError as error:
         raise InvalidInput("body", content[:40], f"valid JSON ({error})") from error
     _check(value)
+    return value
 
 
 def _check(value: object) -> None:
@@ -135,6 +150,10 @@ def _says_json(scope: Scope) -> bool:
     headers["content-type"] = dict(scope["headers"]).get(b"content-type", b"").decode("latin-1")
     subtype = headers.get_content_subtype()
     return headers.get_content_maintype() == "application" and (subtype == "json" or subtype.endswith("+json"))
+
+
+def _with_length(headers: Iterable[tuple[bytes, bytes]], length: int) -> list[tuple[bytes, bytes]]:
+    return [(name, b"%d" % length if name == b"content-length" else value) for name, value in headers]
 
 
 async def _read(receive: Receive, max_bytes: int) -> bytes | None:

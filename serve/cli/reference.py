@@ -3,13 +3,13 @@
 import click
 
 from polyad.adapters_store.errors import InvalidName
-from polyad.adapters_store.names import VERSION_RULE, check_alias, check_name, is_digest_prefix, version_number
+from polyad.adapters_store.names import check_alias, check_name, check_reference, version_number
 
 ABSENT = "none"
 
 
 def adapter_name(_: click.Context, __: click.Parameter, value: str) -> str:
-    """The name of an adapter."""
+    """The name of an adapter, or of a composition."""
     try:
         return check_name("name", value)
     except InvalidName as error:
@@ -27,9 +27,9 @@ def alias_name(_: click.Context, __: click.Parameter, value: str | None) -> str 
 def version_name(_: click.Context, __: click.Parameter, value: str) -> str:
     """A version number, an alias, or the beginning of a digest."""
     try:
-        return value if is_digest_prefix(value) else check_name("version", value)
+        return check_reference("version", value)
     except InvalidName as error:
-        raise click.BadParameter(f"version: got {value!r}, allowed: {VERSION_RULE}") from error
+        raise click.BadParameter(str(error)) from error
 
 
 def current_version(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
@@ -56,6 +56,11 @@ def versioned_reference(context: click.Context, parameter: click.Parameter, valu
 def adapter_path(name: str) -> str:
     """The URL path of an adapter."""
     return f"/v1/adapters/{name}"
+
+
+def composition_path(name: str) -> str:
+    """The URL path of a saved composition."""
+    return f"/v1/compositions/{name}"
 
 
 def version_path(name: str, version: str) -> str:

@@ -1,7 +1,22 @@
 """From the `model` of a request to a plan."""
 
-from polyad.serve.compose.expression import Expression, parse
+from polyad.serve.compose.expression import Blend, Expression, Fusion, Merge, Reference, Weighted
+from polyad.serve.compose.json_form import from_json, to_json
+from polyad.serve.compose.parser import parse
 from polyad.serve.compose.plan import Plan, Term
 from polyad.serve.compose.resolver import Resolver
 
-__all__ = ["Expression", "Plan", "Resolver", "Term", "parse"]
+__all__ = [
+    "Plan",
+    "Term",
+    "Resolver",
+    "Expression",
+    "Reference",
+    "Blend",
+    "Weighted",
+    "Merge",
+    "Fusion",
+    "parse",
+    "from_json",
+    "to_json",
+]

@@ -1,26 +1,40 @@
-"""A resolved composition. A request keeps its plan, and so its versions, to its end."""
+"""From names to versions: what the engine is asked to run."""
 
-import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
+from hashlib import sha256
 
 from polyad.adapters_store.registry import Version
+from polyad.serve.compose.weights import sum_text
 
 
 @dataclass(frozen=True, slots=True)
 class Term:
+    """One version and its weight, which is finite and not zero."""
+
     version: Version
     weight: float
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A weighted sum of versions, each there once and with a weight other than zero; none is the base model."""
+    """A resolved composition. A request keeps its plan, and so its versions, to its end.
+
+    Versions are distinct and in the order of their labels. No term at all is the base model, explicitly asked for.
+    """
 
     terms: tuple[Term, ...]
 
     @classmethod
     def single(cls, version: Version) -> "Plan":
+        """The version as it is: weight 1."""
         return cls((Term(version, 1.0),))
+
+    @classmethod
+    def of(cls, weights: Iterable[tuple[Version, float]]) -> "Plan":
+        """A blend of distinct versions."""
+        ordered = sorted(weights, key=lambda pair: (pair[0].tenant, pair[0].adapter, pair[0].number))
+        return cls(tuple(Term(version, weight) for version, weight in ordered))
 
     @property
     def versions(self) -> tuple[Version, ...]:
@@ -28,13 +42,21 @@ class Plan:
 
     @property
     def label(self) -> str:
-        """How responses name what answered: each adapter with its version number, and its weight unless that is one."""
-        return " + ".join(
-            f"{term.version.adapter}@{term.version.label}" + (f"*{term.weight!r}" if term.weight != 1 else "")
-            for term in self.terms
-        )
+        """How responses name what answered: `support@v3`, `support@v3*0.7 + tone@v1*0.3`."""
+        return sum_text((f"{term.version.adapter}@{term.version.label}", term.weight) for term in self.terms)
 
     @property
     def key(self) -> str:
-        text = ";".join(f"{t.version.tenant}:{t.version.digest}*{t.weight!r}" for t in self.terms)
-        return hashlib.sha256(text.encode()).hexdigest()
+        """What caches may be shared by: equal for the same bytes of one tenant at the same weights, and only then.
+
+        No name and no alias is in it; no tenant's key is ever another's.
+        """
+        if len(self.terms) == 1 and self.terms[0].weight == 1:
+            return _bytes_of(self.terms[0].version)
+        weighted = sorted(f"{_bytes_of(term.version)}*{term.weight.hex()}" for term in self.terms)
+        # A tenant's name holds no colon, so that this is no single version's key.
+        return f"blend:{sha256(chr(10).join(weighted).encode()).hexdigest()}"
+
+
+def _bytes_of(version: Version) -> str:
+    return f"{version.tenant}/{version.digest}"

@@ -16,7 +16,8 @@ from polyad.serve.engine.identity import PlannedRequest, planned
 class AdapterNames(Mapping[str, LoRARequest]):
     """What handlers ask for a model name. Resolved at each look-up from the snapshot; nothing is kept per name.
 
-    An unknown name raises Refused (for UnknownModel), so that it can never be taken for the base model.
+    What cannot be resolved raises Refused (for UnknownModel, or for what is wrong with a composition), so that it can
+    never be taken for the base model.
     """
 
     def __init__(self, resolver: Resolver) -> None:

@@ -2,6 +2,7 @@
 
 from polyad.serve.service.adapters import AdapterService, Pushed
 from polyad.serve.service.collection import Collected, Collector
+from polyad.serve.service.compositions import CompositionService
 from polyad.serve.service.health import Health
 
-__all__ = ["AdapterService", "Collected", "Collector", "Health", "Pushed"]
+__all__ = ["AdapterService", "Collected", "Collector", "CompositionService", "Health", "Pushed"]

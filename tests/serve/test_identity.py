@@ -88,9 +88,7 @@ def test_same_bytes_under_two_names_are_two_adapters(
         "nobody:{name}",
         "HuggingFaceTB/{base}",
         "\N{CYRILLIC SMALL LETTER ES}upport",
-        "*",
         "default",
-        "{name}*0.5",
         "{long}",
     ],
 )
@@ -111,3 +109,42 @@ def test_unknown_name_is_404_and_nobody_answers(
     error = answer.json()["error"]
     assert (error["type"], error["param"], error["code"]) == ("UnknownModel", "model", 404)
     assert len(error["message"]) < 1000
+
+
+@pytest.mark.parametrize(
+    ("pattern", "status", "kind", "message"),
+    [
+        ("*", 400, "InvalidInput", "got '*' at character 1 of '*'"),
+        ("{name}*", 400, "InvalidInput", "at the end of"),
+        ("{base}:{name} + )", 400, "InvalidInput", "got ')' at character"),
+        ("{name} + {base}", 400, "InvalidName", "at character"),
+        ("{name}*0.7 + nobody*0.3", 404, "UnknownModel", "model: 'nobody' is not served here"),
+    ],
+)
+def test_composition_that_cannot_be_read_or_resolved_says_where(
+    client: httpx.Client,
+    base: BaseModel,
+    new_adapter: Callable[..., str],
+    pattern: str,
+    status: int,
+    kind: str,
+    message: str,
+) -> None:
+    answer = complete(client, pattern.format(name=new_adapter(seed=1), base=base.name))
+    assert answer.status_code == status, answer.text
+    error = answer.json()["error"]
+    assert (error["type"], error["param"], error["code"]) == (kind, "model", status)
+    assert message in error["message"]
+
+
+def test_saved_composition_is_listed_and_answers_like_a_name(
+    client: httpx.Client, new_name: Callable[[], str], new_adapter: Callable[..., str]
+) -> None:
+    name, adapter = new_name(), new_adapter(seed=1)
+    client.put(f"/v1/compositions/{name}", json={"expression": adapter}).raise_for_status()
+    listed = {model["id"]: model["root"] for model in client.get("/v1/models").json()["data"]}
+    assert listed[name] == adapter
+    for model in (name, {"adapter": name}, {"blend": [{"adapter": name}]}):
+        assert complete(client, model).json()["model"] == f"{adapter}@v1"
+    client.delete(f"/v1/compositions/{name}").raise_for_status()
+    assert complete(client, name).status_code == 404

@@ -1,13 +1,16 @@
+if composition() then
+  return answer('name_taken')
+end
 local current = header() or {
   tenant = request.tenant, name = request.name, created = request.created, aliases = {}, pins = {},
 }
-local digest = adapter .. '/' .. request.digest
+local digest = full_name .. '/' .. request.digest
 local number = tonumber(redis.call('HGET', DIGESTS, digest))
 local created = not number
 local version
 
 if created then
-  number = redis.call('HINCRBY', NUMBERS, adapter, 1)
+  number = redis.call('HINCRBY', NUMBERS, full_name, 1)
   -- Spliced as text: cjson would turn empty lists into objects and round large numbers.
   version = string.format('{"number":%d,', number) .. request.version:sub(2)
   redis.call('HSET', VERSIONS, version_field(number), version)

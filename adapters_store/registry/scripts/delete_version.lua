@@ -16,6 +16,6 @@ for _, number in pairs(current.aliases) do
   end
 end
 redis.call('HDEL', VERSIONS, field)
-redis.call('HDEL', DIGESTS, adapter .. '/' .. cjson.decode(stored).digest)
+redis.call('HDEL', DIGESTS, full_name .. '/' .. cjson.decode(stored).digest)
 announce('version_deleted', current, nil, request.number)
 return answer('ok')

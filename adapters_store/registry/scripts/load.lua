@@ -1,5 +1,7 @@
 if redis.call('EXISTS', META) == 0 then
   redis.call('HSET', META, 'schema', request.schema, 'birth', request.new_birth, 'revision', 0)
+elseif tonumber(redis.call('HGET', META, 'schema')) < request.schema then
+  redis.call('HSET', META, 'schema', request.schema, 'birth', request.new_birth)
 end
 
 local function values(key)
@@ -7,4 +9,4 @@ local function values(key)
 end
 
 local meta = redis.call('HMGET', META, 'schema', 'birth', 'revision')
-return {meta[1], meta[2], meta[3], values(ADAPTERS), values(VERSIONS)}
+return {meta[1], meta[2], meta[3], values(ADAPTERS), values(VERSIONS), values(COMPOSITIONS)}

@@ -1,15 +1,23 @@
 -- Stands before every script. Keys are all of one hash tag; names hold no slash.
-local META, ADAPTERS, VERSIONS, DIGESTS, NUMBERS, EVENTS = unpack(KEYS)
+local META, ADAPTERS, VERSIONS, DIGESTS, NUMBERS, COMPOSITIONS, EVENTS = unpack(KEYS)
 local request = cjson.decode(ARGV[1])
-local adapter = (request.tenant or '') .. '/' .. (request.name or '')
+local full_name = (request.tenant or '') .. '/' .. (request.name or '')
+
+local function lookup(key)
+  local found = redis.call('HGET', key, full_name)
+  return found and cjson.decode(found)
+end
 
 local function header()
-  local stored = redis.call('HGET', ADAPTERS, adapter)
-  return stored and cjson.decode(stored)
+  return lookup(ADAPTERS)
+end
+
+local function composition()
+  return lookup(COMPOSITIONS)
 end
 
 local function version_field(number)
-  return string.format('%s/%d', adapter, number)
+  return string.format('%s/%d', full_name, number)
 end
 
 local function has_version(number)
@@ -29,25 +37,36 @@ local function point(aliases, alias, number)
   return true
 end
 
+-- Stores a record by its name, or removes it, and tells of it in the stream.
 -- The id of an event is the revision, so a gap in the stream cannot go unseen.
-local function announce(kind, new_header, version, removed)
+local function publish(kind, key, noun, record, ...)
   local revision = redis.call('HINCRBY', META, 'revision', 1)
   local encoded = ''
-  if new_header then
-    new_header.revision = revision
-    encoded = cjson.encode(new_header)
-    redis.call('HSET', ADAPTERS, adapter, encoded)
+  if record then
+    record.revision = revision
+    encoded = cjson.encode(record)
+    redis.call('HSET', key, full_name, encoded)
+  else
+    redis.call('HDEL', key, full_name)
   end
   redis.call('XADD', EVENTS, 'MAXLEN', '~', 100000, string.format('%d-0', revision),
     'kind', kind, 'birth', request.birth, 'tenant', request.tenant, 'name', request.name,
-    'header', encoded, 'version', version or '', 'removed', removed or '')
+    'noun', noun, 'record', encoded, ...)
+end
+
+local function announce(kind, new_header, version, removed)
+  publish(kind, ADAPTERS, 'adapter', new_header, 'version', version or '', 'removed', removed or '')
+end
+
+local function announce_composition(kind, new_composition)
+  publish(kind, COMPOSITIONS, 'composition', new_composition)
 end
 
 -- Every answer carries what the caller has not seen yet, its own change included.
 local function answer(status, number, created)
   local version = number and redis.call('HGET', VERSIONS, version_field(number)) or ''
   local events = redis.call('XRANGE', EVENTS, string.format('%d-0', request.since + 1), '+')
-  return {status, redis.call('HGET', ADAPTERS, adapter) or '', version, created and 1 or 0, events}
+  return {status, redis.call('HGET', ADAPTERS, full_name) or '', version, created and 1 or 0, events}
 end
 
 if request.birth and redis.call('HGET', META, 'birth') ~= request.birth then

@@ -23,9 +23,9 @@ from polyad.adapters_store.blobs import BlobStore
 from polyad.adapters_store.errors import PolyadError
 from polyad.adapters_store.registry import EmbeddedRedis, Registry, Version
 from polyad.adapters_store.source import SourcePolicy
-from polyad.serve.compose import Plan
+from polyad.serve.compose import Plan, Resolver
 from polyad.serve.config import Settings
-from polyad.serve.service import AdapterService, Collector, Health
+from polyad.serve.service import AdapterService, Collector, CompositionService, Health
 from tests.fixtures.adapters import CONFIG, WEIGHTS, write_adapter
 
 with warnings.catch_warnings():
@@ -139,10 +139,13 @@ class Face:
             reserved=[BASE],
             adapter_root=settings.adapter_root,
         )
+        resolver = Resolver(registry.snapshot, TENANT, [BASE], self.base.fingerprint)
+        compositions = CompositionService(registry, resolver, TENANT, [BASE])
         collector = Collector(registry, blobs, engine, settings.collect_after_s, TENANT)
         app = _engine_routes()
         supervisor: Any = engine
-        complete_app(app, settings, self.base, supervisor, service, collector, Health(registry, engine))
+        health = Health(registry, engine)
+        complete_app(app, settings, self.base, supervisor, service, compositions, collector, health)
         self._server = _Server(uvicorn.Config(app, log_level="warning"), self._up)
         await self._server.serve([self._listener])
 

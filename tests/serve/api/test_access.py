@@ -15,6 +15,8 @@ READING = [
     ("GET", "/v1/adapters/none"),
     ("GET", "/v1/adapters/none/versions"),
     ("GET", "/v1/adapters/none/versions/v1"),
+    ("GET", "/v1/compositions"),
+    ("GET", "/v1/compositions/none"),
     ("POST", "/v1/completions"),
     ("POST", "/tokenize"),
     ("GET", "/openapi.json"),
@@ -28,6 +30,8 @@ CHANGING = [
     ("DELETE", "/v1/adapters/none/versions/v1"),
     ("PUT", "/v1/adapters/none/versions/v1/pin"),
     ("DELETE", "/v1/adapters/none/versions/v1/pin"),
+    ("PUT", "/v1/compositions/none"),
+    ("DELETE", "/v1/compositions/none"),
     ("POST", "/v1/collections"),
     ("POST", "/v1/load_lora_adapter"),
     ("POST", "/v1/unload_lora_adapter"),
@@ -38,8 +42,9 @@ OPEN = [("GET", "/health"), ("GET", "/ready"), ("GET", "/version")]
 def ask(face: Face, method: str, path: str, key: str | None) -> int:
     headers = {"authorization": f"Bearer {key}"} if key else {}
     body = {"version": "v1", "name": "none", "source": "x", "lora_name": "none", "lora_path": "x", "dry_run": True}
+    body["expression"] = "none"
     fields = {"POST /v1/adapters": ("name", "source"), "POST /v1/collections": ("dry_run",)}
-    fields |= {"PUT /v1/adapters/none/aliases/production": ("version",)}
+    fields |= {"PUT /v1/adapters/none/aliases/production": ("version",), "PUT /v1/compositions/none": ("expression",)}
     fields |= {"POST /v1/load_lora_adapter": ("lora_name", "lora_path"), "POST /v1/unload_lora_adapter": ("lora_name",)}
     wanted = fields.get(f"{method} {path}", ("name",))
     sent = {field: body[field] for field in wanted} if method in ("POST", "PUT") else None
@@ -52,7 +57,7 @@ def test_every_route_of_ours_is_in_a_table(guarded: Face) -> None:
     named = {"{name}": "none", "{version}": "v1", "{alias}": "production"}
     for placeholder, value in named.items():
         ours = {(method, path.replace(placeholder, value)) for method, path in ours}
-    assert ours == set(READING[:6] + CHANGING + OPEN)
+    assert ours == set(READING[:8] + CHANGING + OPEN)
 
 
 @pytest.mark.parametrize(("method", "path"), READING)

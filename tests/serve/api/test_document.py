@@ -1,11 +1,13 @@
 """The OpenAPI document of our own routes: valid, and complete."""
 
 import copy
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from tests.serve.api.conftest import Face
@@ -45,7 +47,7 @@ def test_document_is_the_same_each_time(face: Face, document: dict[str, Any]) ->
 
 
 def test_every_operation_says_what_it_does_and_how_it_fails(document: dict[str, Any]) -> None:
-    assert len(list(operations(document))) == 17
+    assert len(list(operations(document))) == 21
     for method, path, operation in operations(document):
         where = f"{method} {path}"
         assert operation["summary"], where
@@ -73,8 +75,9 @@ def test_every_body_has_an_example(document: dict[str, Any]) -> None:
 
 def test_examples_of_bodies_are_taken(face: Face, document: dict[str, Any]) -> None:
     """An example may name what is not there; it is never malformed."""
-    face.push("support")
-    named = {"{name}": "support", "{version}": "v1", "{alias}": "canary"}
+    for adapter in ("support", "tone"):
+        face.push(adapter)
+    named = {"adapters/{name}": "adapters/support", "{name}": "helpful", "{version}": "v1", "{alias}": "canary"}
     for method, path, operation in operations(document):
         content = operation.get("requestBody", {}).get("content", {}).get("application/json")
         if content is None:
@@ -84,8 +87,9 @@ def test_examples_of_bodies_are_taken(face: Face, document: dict[str, Any]) -> N
         example = schema_of(document, {"application/json": content})["example"]
         answer: httpx.Response = face.client.request(method, path, json=example)
         refusal = answer.json().get("error", {}) if answer.status_code >= 400 else {}
-        # Neither the Hub nor a folder of the server's own is configured here.
-        assert refusal.get("param") in (None, "source", "lora_path", "lora_name", "version", "adapter"), answer.text
+        # Neither the Hub nor a folder of the server's own is configured here, and nothing was saved before.
+        absent = ("source", "lora_path", "lora_name", "version", "adapter", "if_current")
+        assert refusal.get("param") in (None, *absent), answer.text
 
 
 def test_examples_of_answers_fit_their_schemas(document: dict[str, Any]) -> None:
@@ -95,3 +99,45 @@ def test_examples_of_answers_fit_their_schemas(document: dict[str, Any]) -> None
         if "example" in schema:
             whole = {**schema, "components": document["components"]}
             assert list(Draft202012Validator(whole).iter_errors(schema["example"])) == [], name
+
+
+@pytest.fixture(scope="module")
+def engine_document() -> dict[str, Any]:
+    """A document over bodies of vLLM's: one with `model` optional, one with it required, and a choice of two."""
+    with warnings.catch_warnings():
+        # vLLM and torch warn of others' deprecations, pydantic of vLLM's defaults.
+        warnings.simplefilter("ignore")
+        from vllm.entrypoints.anthropic.protocol import AnthropicMessagesRequest
+        from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+        from vllm.entrypoints.serve.tokenize.protocol import TokenizeRequest
+
+        from polyad.serve.api.compositions import SetComposition
+        from polyad.serve.api.document import complete_document
+        from polyad.serve.api.errors import documented_errors
+
+        app = FastAPI(title="t", version="1")
+        bodies = {"/v1/chat/completions": ChatCompletionRequest, "/v1/messages": AnthropicMessagesRequest}
+        bodies |= {"/tokenize": TokenizeRequest, "/v1/compositions": SetComposition}
+        for path, body in bodies.items():
+            app.add_api_route(path, _taking(body), methods=["POST"], responses=documented_errors(400))
+        complete_document(app)
+        return app.openapi()
+
+
+def _taking(body: Any) -> Any:
+    async def route(request: body) -> None: ...
+
+    return route
+
+
+def test_every_body_with_a_model_takes_a_composition_as_json(engine_document: dict[str, Any]) -> None:
+    assert list(OpenAPIV31SpecValidator(copy.deepcopy(engine_document)).iter_errors()) == []
+    schemas = engine_document["components"]["schemas"]
+    requests = ["ChatCompletionRequest", "AnthropicMessagesRequest", "TokenizeChatRequest", "TokenizeCompletionRequest"]
+    for name in requests:
+        properties = schemas[name]["properties"]
+        assert {"$ref": "#/components/schemas/Composition"} in properties["model"]["anyOf"], name
+        assert {"$ref": "#/components/schemas/Composition"} in properties["composition"]["anyOf"], name
+        assert "model" not in schemas[name].get("required", ()), name
+    assert "messages" in schemas["AnthropicMessagesRequest"]["required"]
+    assert "model" not in schemas["SetComposition"]["properties"]

@@ -15,9 +15,9 @@ Check = Callable[[bytes], None]
 
 @pytest.fixture(scope="session")
 def check() -> Check:
-    from polyad.serve.api.json_body import check_json
+    from polyad.serve.api.json_body import read_json
 
-    return check_json
+    return read_json
 
 
 def nested(depth: int) -> bytes:

@@ -20,9 +20,9 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import SecretStr
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from polyad.adapters_store.errors import AliasMoved, VersionInUse
+from polyad.adapters_store.errors import AliasMoved, CompositionChanged, UnknownComposition, VersionInUse
 from polyad.adapters_store.names import PRODUCTION
-from polyad.adapters_store.registry import UNSET, Adapter, Snapshot, Unset, Version
+from polyad.adapters_store.registry import UNSET, Adapter, Composition, Snapshot, Unset, Version
 from polyad.adapters_store.registry.records import Header
 from polyad.adapters_store.source import AdapterFiles
 from polyad.serve.cli.main import polyad
@@ -123,6 +123,36 @@ class MemoryService:
         self.versions = [version for version in self.versions if version.adapter != name]
 
 
+class MemoryCompositions:
+    """What CompositionService does, in a dictionary; an expression is whatever its text is."""
+
+    def __init__(self) -> None:
+        self.saved: dict[str, Composition] = {}
+
+    def read(self, value: str, field: str) -> str:
+        return value
+
+    async def save(self, name: str, expression: str, expected: str | None | Unset = UNSET) -> Composition:
+        current = self.saved[name].expression if name in self.saved else None
+        if not isinstance(expected, Unset) and expected != current:
+            raise CompositionChanged("if_current", f"{name!r} is {current}, not {expected}")
+        fields: dict[str, Any] = {"tenant": TENANT, "created": 1767225600.0, "revision": 1}
+        self.saved[name] = Composition(name=name, expression=expression, **fields)
+        return self.saved[name]
+
+    def composition(self, name: str) -> Composition:
+        if name not in self.saved:
+            raise UnknownComposition("composition", name, "does not exist")
+        return self.saved[name]
+
+    def page(self, after: str | None, limit: int) -> list[Composition]:
+        return [self.saved[name] for name in sorted(self.saved) if after is None or name > after][:limit]
+
+    async def delete(self, name: str) -> None:
+        self.composition(name)
+        del self.saved[name]
+
+
 @dataclass
 class Chat:
     """What the model says: each string of `pieces` is sent as it is, after the gate before it has opened."""
@@ -143,6 +173,7 @@ class Fake:
 
     url: str
     service: MemoryService
+    compositions: MemoryCompositions
     chat: Chat
     requests: list[tuple[str, str, Any]]
     keys: set[str]
@@ -223,11 +254,14 @@ def make_app(fake: Fake, admin_key: str | None) -> FastAPI:
         warnings.simplefilter("ignore")
         from polyad.serve.api.access import Authentication, Keys
         from polyad.serve.api.adapters import adapters_router
+        from polyad.serve.api.compositions import compositions_router
         from polyad.serve.api.errors import add_error_handlers
     app = FastAPI()
     add_error_handlers(app)
     service: Any = fake.service
     app.include_router(adapters_router(service))
+    compositions: Any = fake.compositions
+    app.include_router(compositions_router(compositions))
     add_models(app, fake.service, fake.chat)
     app.add_middleware(Authentication, keys=Keys(None, SecretStr(admin_key) if admin_key else None))
     app.add_middleware(Recorder, requests=fake.requests, keys=fake.keys)
@@ -236,7 +270,8 @@ def make_app(fake: Fake, admin_key: str | None) -> FastAPI:
 
 def serve(admin_key: str | None) -> Iterator[Fake]:
     listener = socket.create_server(("127.0.0.1", 0))
-    fake = Fake(f"http://127.0.0.1:{listener.getsockname()[1]}", MemoryService(), Chat(say("Hello", " you")), [], set())
+    url, chat = f"http://127.0.0.1:{listener.getsockname()[1]}", Chat(say("Hello", " you"))
+    fake = Fake(url, MemoryService(), MemoryCompositions(), chat, [], set())
     fake.chat.gate.set()
     server = uvicorn.Server(uvicorn.Config(make_app(fake, admin_key), log_level="warning"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

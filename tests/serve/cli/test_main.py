@@ -25,7 +25,7 @@ def commands(group: click.Group, *path: str) -> Iterator[tuple[str, click.Comman
 
 def test_every_command_has_an_example_of_itself() -> None:
     found = dict(commands(polyad))
-    assert len(found) == 15
+    assert len(found) == 20
     for path, command in found.items():
         text = command.help or ""
         assert "Example:" in text, path
@@ -37,6 +37,7 @@ def test_every_command_has_an_example_of_itself() -> None:
     [
         ("import polyad.serve.cli.main", ""),
         ("import polyad.serve.cli.adapter, polyad.serve.cli.alias, polyad.serve.cli.chat, polyad.serve.cli.models", ""),
+        ("import polyad.serve.cli.composition", ""),
         ("import polyad.serve.cli.serve, polyad.serve.cli.config", "pydantic"),
         ("import polyad.serve.cli.launch", "pydantic"),
     ],

@@ -14,7 +14,7 @@ from vllm.lora.request import LoRARequest
 from polyad.adapters_store.blobs import BlobStore
 from polyad.adapters_store.errors import CorruptBlob, EngineUnavailable, LoadFailed, PolyadError
 from polyad.adapters_store.registry import Version
-from polyad.serve.compose import Plan, Term
+from polyad.serve.compose import Plan
 from polyad.serve.engine import metrics
 from polyad.serve.engine.composition import weights
 from polyad.serve.engine.residency import Residency
@@ -121,7 +121,7 @@ def cache(make: Callable[..., Cache]) -> Cache:
 
 def blend(*plans: Plan, weights: Sequence[float] = (0.7, 0.3)) -> Plan:
     versions = [version for plan in plans for version in plan.versions]
-    return Plan(tuple(Term(version, weight) for version, weight in zip(versions, weights, strict=True)))
+    return Plan.of(zip(versions, weights, strict=True))
 
 
 async def settle(turns: int = 200) -> None:

@@ -41,10 +41,9 @@ class Engine:
     async def warm(self, plan: Plan) -> None:
         if self.broken:
             raise LoadFailed("no room")
-        aliases = self._registry.snapshot.adapter("public", plan.versions[0].adapter).aliases
-        self.warmed.append(
-            f"{plan.label} before {sorted(a for a, n in aliases.items() if n == plan.versions[0].number)}"
-        )
+        (version,) = plan.versions
+        aliases = self._registry.snapshot.adapter("public", version.adapter).aliases
+        self.warmed.append(f"{plan.label} before {sorted(a for a, n in aliases.items() if n == version.number)}")
 
 
 @pytest.fixture

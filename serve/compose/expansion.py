@@ -1,0 +1,93 @@
+"""One composition on its way to a plan: every name in it becomes the version that it means now."""
+
+from decimal import Decimal
+
+from polyad.adapters_store.errors import Conflict, InvalidInput, NotFound, UnknownModel, Unsupported
+from polyad.adapters_store.names import PRODUCTION
+from polyad.adapters_store.registry import Composition, Snapshot, Version
+from polyad.serve.compose.bounds import MAX_DEPTH, MAX_WEIGHT, WEIGHT_RULE
+from polyad.serve.compose.expression import Blend, Expression, Fusion, Reference
+from polyad.serve.compose.parser import parse
+from polyad.serve.compose.plan import Plan
+from polyad.serve.compose.weights import ONE, ExactSum, exact, product
+
+# Saved compositions of saved compositions: what a few names stand for may be large.
+_MAX_NAMES = 256
+
+_Chain = tuple[str, ...]
+
+
+class Expansion:
+    """Adds up the versions of an expression, saved compositions written out. Errors name `field`."""
+
+    def __init__(self, snapshot: Snapshot, tenant: str, field: str) -> None:
+        self._snapshot = snapshot
+        self._tenant = tenant
+        self._field = field
+        self._names = 0
+        self._versions: dict[tuple[str, str, str], Version] = {}
+        self._weights: ExactSum[tuple[str, str, str]] = ExactSum()
+
+    def add(self, expression: Expression, chain: _Chain = (), weight: Decimal = ONE) -> None:
+        """Add an expression, which the saved compositions of `chain` led to.
+
+        Raises UnknownModel, InvalidInput, Unsupported; Conflict if compositions contain each other.
+        """
+        if isinstance(expression, Reference):
+            self._add_name(expression, chain, weight)
+        elif isinstance(expression, Blend):
+            for weighted in expression.parts:
+                self.add(weighted.part, chain, product(weight, exact(weighted.weight)))
+        else:
+            kind = "fusions" if isinstance(expression, Fusion) else "merges"
+            allowed = f"names and blends of them; {kind} are not served yet"
+            raise Unsupported(self._field, str(expression), allowed, _within(chain))
+
+    def plan(self, max_versions: int) -> Plan:
+        """What was added. Raises InvalidInput if it is too much."""
+        weights = [(self._versions[key], weight) for key, weight in self._weights.rounded()]
+        if len(weights) > max_versions:
+            raise InvalidInput(self._field, f"{len(weights)} versions", f"at most {max_versions} in one composition")
+        for version, weight in weights:
+            if abs(weight) > MAX_WEIGHT:
+                where = f"for {version.adapter}@{version.label}, saved compositions multiplied out"
+                raise InvalidInput(self._field, weight, WEIGHT_RULE, where)
+        return Plan.of(weights)
+
+    def _add_name(self, reference: Reference, chain: _Chain, weight: Decimal) -> None:
+        self._names += 1
+        if self._names > _MAX_NAMES:
+            allowed = f"at most {_MAX_NAMES} names, saved compositions written out"
+            raise InvalidInput(self._field, "more names", allowed, _within(chain))
+        composition = self._snapshot.find_composition(self._tenant, reference.adapter)
+        if composition is not None:
+            self._add_saved(composition, reference, chain, weight)
+            return
+        try:
+            version = self._snapshot.resolve(self._tenant, reference.adapter, reference.at)
+        except NotFound as error:
+            raise self._unknown(reference, f"is not served here ({error})", chain) from error
+        key = (version.tenant, version.adapter, version.digest)
+        self._versions[key] = version
+        self._weights.add(key, weight)
+
+    def _add_saved(self, composition: Composition, reference: Reference, chain: _Chain, weight: Decimal) -> None:
+        if reference.at != PRODUCTION:
+            raise self._unknown(reference, "is not served here (a composition has no versions and no aliases)", chain)
+        longer = (*chain, composition.name)
+        if composition.name in chain:
+            raise Conflict(self._field, f"a composition contains itself: {_arrows(longer)}")
+        if len(longer) > MAX_DEPTH:
+            raise Conflict(self._field, f"at most {MAX_DEPTH} compositions within each other: {_arrows(longer)}")
+        self.add(parse(composition.expression, field=self._field), longer, weight)
+
+    def _unknown(self, reference: Reference, why: str, chain: _Chain) -> UnknownModel:
+        return UnknownModel(self._field, str(reference), " ".join(filter(None, (why, _within(chain)))))
+
+
+def _within(chain: _Chain) -> str:
+    return f"in {_arrows(chain)}" if chain else ""
+
+
+def _arrows(chain: _Chain) -> str:
+    return " -> ".join(chain)
