@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import torch
 
-from polyad.kernels.batch import Batch
+from polyad.kernels.batch import Batches
 from polyad.kernels.layer_shape import LayerShape
 from polyad.kernels.terms import Terms
 
@@ -35,32 +35,50 @@ class Layer(Protocol):
 class Backend:
     name: str
     layer: type[Layer]
-    batch: type[Batch]
+    batches: type[Batches]
 
 
 def _reference(device: torch.device, dtype: torch.dtype) -> Backend:
     from polyad.kernels.reference import ReferenceLayer
 
-    return Backend("reference", ReferenceLayer, Batch)
+    return Backend("reference", ReferenceLayer, Batches)
 
 
 def _cpu(device: torch.device, dtype: torch.dtype) -> Backend:
     if device.type != "cpu":
         raise BackendUnavailable(f"runs on a CPU, not on {device.type}")
     try:
-        from polyad.kernels.cpu import DTYPES, CpuBatch, CpuLayer
+        from polyad.kernels.cpu import DTYPES, CpuBatches, CpuLayer
     except ImportError as error:
         raise BackendUnavailable(
             f"was not built when polyad was installed, which needs a C++ compiler ({error})"
         ) from error
     if dtype not in DTYPES:
         raise BackendUnavailable(f"computes in {' and '.join(map(str, DTYPES))}, not in {dtype}")
-    return Backend("cpu", CpuLayer, CpuBatch)
+    return Backend("cpu", CpuLayer, CpuBatches)
 
 
-_BACKENDS: dict[str, Callable[[torch.device, torch.dtype], Backend]] = {"cpu": _cpu, "reference": _reference}
+def _triton(device: torch.device, dtype: torch.dtype) -> Backend:
+    if device.type != "cuda":
+        raise BackendUnavailable(f"runs on a GPU, not on {device.type}")
+    try:
+        from polyad.kernels.triton_batch import TritonBatches
+        from polyad.kernels.triton_layer import TritonLayer
+    except ImportError as error:
+        raise BackendUnavailable(f"needs Triton ({error})") from error
+    return Backend("triton", TritonLayer, TritonBatches)
+
+
+_BACKENDS: dict[str, Callable[[torch.device, torch.dtype], Backend]] = {
+    "triton": _triton,
+    "cpu": _cpu,
+    "reference": _reference,
+}
 
 NAMES = (AUTO, *_BACKENDS)
+
+# What nobody would expect on a device, so that the log need not say that it is not used.
+_ELSEWHERE = {"cpu": ("triton",), "cuda": ("cpu",)}
 
 
 def select(name: str, device: torch.device, dtype: torch.dtype) -> Backend:
@@ -76,6 +94,8 @@ def select(name: str, device: torch.device, dtype: torch.dtype) -> Backend:
         except BackendUnavailable as error:
             raise BackendUnavailable(f"kernels: {name!r} {error}") from error
     for candidate, build in _BACKENDS.items():
+        if candidate in _ELSEWHERE.get(device.type, ()):
+            continue
         try:
             return build(device, dtype)
         except BackendUnavailable as error:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from polyad.kernels import _delta
-from polyad.kernels.batch import Batch
+from polyad.kernels.batch import Batch, Batches
 from polyad.kernels.layer_shape import LayerShape
 from polyad.kernels.terms import Terms
 
@@ -43,6 +43,13 @@ class CpuBatch(Batch):
         ]
         self._table = torch.tensor(rows, dtype=torch.int64)
         self.pointers = self._table.data_ptr(), len(rows)
+
+
+class CpuBatches(Batches):
+    """Batches with their tables."""
+
+    def weighted(self, weights_TS: torch.Tensor) -> Batch:
+        return CpuBatch(weights_TS)
 
 
 class CpuLayer:

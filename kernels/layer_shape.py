@@ -8,12 +8,16 @@ import torch
 
 @dataclass(frozen=True)
 class LayerShape:
-    """`widths` are the output features of each slice, in their order in the layer's output."""
+    """`widths` are the output features of each slice, in their order in the layer's output.
+
+    `max_rank` is the largest rank that any delta may have in a slice: what launches that are recorded make room for.
+    """
 
     inputs: int
     widths: tuple[int, ...]
     dtype: torch.dtype
     device: torch.device
+    max_rank: int
 
     @property
     def begins(self) -> tuple[int, ...]:

@@ -45,10 +45,14 @@ class PackedLinear:
 
 
 class LinearDeltas:
-    """The slots of one layer. All but `pack` belongs to the thread that runs the model."""
+    """The slots of one layer. All but `pack` belongs to the thread that runs the model.
 
-    def __init__(self, shape: LayerShape, slots: int, backend: Backend) -> None:
+    With `recorded`, launches may be replayed for other batches than the one that they were made for.
+    """
+
+    def __init__(self, shape: LayerShape, slots: int, backend: Backend, recorded: bool = False) -> None:
         self.shape = shape
+        self._recorded = recorded
         self._backend = backend
         self._kernel = backend.layer(shape, slots)
         self._column_scales: dict[int, tuple[torch.Tensor | None, ...]] = {}
@@ -56,8 +60,13 @@ class LinearDeltas:
         self._adds = self._scales = self._needs_product = 0
 
     def pack(self, slices: Sequence[Terms | None]) -> PackedLinear | None:
-        """A delta's change of each slice in the backend's layout; None if there is none. Safe in any thread."""
+        """A delta's change of each slice in the backend's layout; None if there is none. Safe in any thread.
+
+        Raises ValueError for a column scale where launches are recorded: it changes the base's product.
+        """
         present = [terms for terms in slices if terms is not None]
+        if self._recorded and any(terms.column_scale_I is not None for terms in present):
+            raise ValueError("scales of input columns are computed only with --enforce-eager on this device")
         if not present:
             return None
         return PackedLinear(
@@ -83,7 +92,7 @@ class LinearDeltas:
 
     def forward(self, x: torch.Tensor, product: Product, bias_O: torch.Tensor | None, batch: Batch) -> torch.Tensor:
         """The layer's output for a batch; `x` is [tokens, inputs], perhaps with a dimension of 1 before them."""
-        adds, scales = self._adds & batch.mask, self._scales & batch.mask
+        adds, scales = self._adds & batch.mask or batch.recorded, self._scales & batch.mask
         if not adds and not scales:
             return product(x, bias_O)
         x_TI = x.reshape(-1, self.shape.inputs)

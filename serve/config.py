@@ -63,9 +63,9 @@ class Settings(BaseSettings):
     host_cache_bytes: int = Field(4 * GIB, ge=1, description="Host memory for adapter versions, in bytes.")
     load_timeout_s: float = Field(60, gt=0, description="Bound on bringing one version into host memory, in seconds.")
 
-    kernels: Literal["auto", "cpu", "reference"] = Field(
+    kernels: Literal["auto", "triton", "cpu", "reference"] = Field(
         "auto",
-        description="What computes the adapters' part: native code (cpu) or plain torch (reference).",
+        description="What computes the adapters' part: triton on a GPU, cpu (native code), or reference (torch).",
     )
 
     restart_backoff_s: float = Field(

@@ -75,7 +75,8 @@ def serve_arguments(model: str, options: Sequence[str], settings: Settings, base
         parsed = parser.parse_args([*arguments, "--host", settings.host, "--port", str(settings.port)])
         if parsed.model_tag is not None:
             raise ConfigError(f"vLLM's options: got {parsed.model_tag!r}, which belongs to no option")
-        parsed.additional_config = {"polyad": {"slot_wait_s": settings.slot_wait_s, "kernels": settings.kernels}}
+        ours = {name: getattr(settings, name) for name in ("slot_wait_s", "kernels", "max_rank")}
+        parsed.additional_config = {"polyad": ours}
         if parsed.structured_outputs_config.backend == "auto":
             parsed.structured_outputs_config.backend = BACKEND
         validate_parsed_serve_args(parsed)

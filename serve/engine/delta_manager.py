@@ -1,14 +1,16 @@
 """Stands where vLLM's worker has its LoRA manager: before each step it puts into slots what the batch needs."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from vllm.config import CompilationMode
 from vllm.lora.layers import LoRAMapping, LoRAMappingType
 from vllm.lora.request import LoRARequest
 
 from polyad.kernels.backend import Backend, select
+from polyad.kernels.batch import Batch
 from polyad.serve.engine.composition import weights
 from polyad.serve.engine.host import HostMemory
 from polyad.serve.engine.layers import Step, adapt
@@ -24,14 +26,21 @@ class DeltaManager:
         config = vllm_config.additional_config["polyad"]
         self._dtype: torch.dtype = vllm_config.lora_config.lora_dtype
         self._whole = vllm_config.parallel_config.pipeline_parallel_size == 1
+        self._max_rank: int = config["max_rank"]
         self._slot_count: int = vllm_config.lora_config.max_loras
         self._backend: Backend = select(config["kernels"], device, self._dtype)
-        self._step = Step(self._batch({}, ()))
+        self._batches = self._backend.batches(
+            self._slot_count, vllm_config.scheduler_config.max_num_batched_tokens, device
+        )
+        self._step = Step(self._batches.of({}, ()))
+        # Steps that are compiled or recorded run no Python of ours that could look at the batch.
+        compilation = vllm_config.compilation_config
+        self._compiled = compilation.static_forward_context if compilation.mode != CompilationMode.NONE else None
         self._seen: object = None
 
     def create_lora_manager(self, model: Any, vllm_config: Any) -> Any:
         """Give the model's layers their slots; the model, as vLLM wants it back."""
-        layers = adapt(model, self._slot_count, self._backend, self._dtype, self._step)
+        layers = adapt(model, self._slot_count, self._max_rank, self._backend, self._dtype, self._step, self._compiled)
         mapper = getattr(model, "hf_to_vllm_mapper", None)
         rename = mapper.get_rename_mapper().map_name if mapper is not None else str
         self.host = HostMemory(layers, self._dtype, rename, self._whole)
@@ -79,10 +88,13 @@ class DeltaManager:
     def get_dummy_lora_warmup_rank(self, default: int) -> int:
         return default
 
-    def _batch(self, compositions: Mapping[int, Mapping[int, float]], tokens: Any) -> Any:
+    def _batch(self, compositions: Mapping[int, Mapping[int, float]], tokens: Sequence[int]) -> Batch:
+        if self._compiled is not None and compositions and not any(compositions.values()):
+            # vLLM warms up, or records a step, with adapters that have no weights.
+            return self._batches.widest(len(tokens))
         slots = self._slots.versions if compositions else {}
         weighted = {
             composition: {slots[engine_id]: weight for engine_id, weight in terms.items()}
             for composition, terms in compositions.items()
         }
-        return self._backend.batch.of(weighted, tokens, self._slot_count)
+        return self._batches.of(weighted, tokens)

@@ -51,7 +51,8 @@ def test_without_native_code_auto_is_the_reference_and_the_log_says_so(
             torch.float64,
             "kernels: 'cpu' computes in torch.float32 and torch.bfloat16, not in torch.float64",
         ),
-        ("fast", CPU, torch.float32, "kernels: got 'fast', allowed: auto, cpu"),
+        ("triton", CPU, torch.float32, "kernels: 'triton' runs on a GPU, not on cpu"),
+        ("fast", CPU, torch.float32, "kernels: got 'fast', allowed: auto, triton, cpu, reference"),
     ],
 )
 def test_explicit_choice_that_does_not_work_is_an_error(

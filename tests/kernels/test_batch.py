@@ -1,7 +1,9 @@
 import pytest
 import torch
 
-from polyad.kernels.batch import Batch
+from polyad.kernels.batch import Batch, Batches
+
+CPU = torch.device("cpu")
 
 
 def test_groups_are_the_tokens_of_each_slot_in_use() -> None:
@@ -21,11 +23,11 @@ def test_batch_that_uses_no_slot(tokens: int) -> None:
 
 def test_compositions_become_weights() -> None:
     compositions = {7: {0: 1.0}, 9: {0: 0.3, 2: 0.7}, 4: {}}
-    batch = Batch.of(compositions, (9, 0, 7, 4, 9, 1_000_000), 3)
+    batch = Batches(3, 8, CPU).of(compositions, (9, 0, 7, 4, 9, 1_000_000))
     wanted = [[0.3, 0, 0.7], [0, 0, 0], [1, 0, 0], [0, 0, 0], [0.3, 0, 0.7], [0, 0, 0]]
     assert torch.equal(batch.weights_TS, torch.tensor(wanted))
 
 
 def test_weights_keep_every_bit_of_a_float32() -> None:
     weight = 0.1 + 0.2
-    assert Batch.of({1: {0: weight}}, (1,), 1).weights_TS.item() == torch.tensor(weight).item()
+    assert Batches(1, 8, CPU).of({1: {0: weight}}, (1,)).weights_TS.item() == torch.tensor(weight).item()

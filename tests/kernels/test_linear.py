@@ -35,12 +35,12 @@ class Case:
     def __init__(self, backend: Backend, dtype: torch.dtype, shape: str, bias: bool = True, seed: int = 0) -> None:
         inputs, widths = SHAPES[shape]
         self.random = Randomness(seed)
-        self.shape = LayerShape(inputs, widths, dtype, CPU)
+        self.shape = LayerShape(inputs, widths, dtype, CPU, 64)
         self.weight_OI = (self.random.numbers(sum(widths), inputs) / inputs**0.5).to(dtype)
         self.bias_O = self.random.numbers(sum(widths), dtype=dtype) if bias else None
         self.deltas = LinearDeltas(self.shape, SLOTS, backend)
         self.slots: dict[int, Slices] = {}
-        self._backend = backend
+        self._batches = backend.batches(SLOTS, 1024, CPU)
 
     def slices(self, kinds: Sequence[str], rank: int = 4) -> Slices:
         return [
@@ -55,7 +55,7 @@ class Case:
         return torch.nn.functional.linear(x, self.weight_OI, bias_O)
 
     def forward(self, x: torch.Tensor, weights_TS: torch.Tensor) -> torch.Tensor:
-        return self.deltas.forward(x, self.product, self.bias_O, self._backend.batch(weights_TS))
+        return self.deltas.forward(x, self.product, self.bias_O, self._batches.weighted(weights_TS))
 
     def check(self, weights_TS: torch.Tensor) -> None:
         x_TI = self.random.numbers(len(weights_TS), self.shape.inputs, dtype=self.shape.dtype)

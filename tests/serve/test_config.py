@@ -55,7 +55,7 @@ BAD = [
     ("slots", "2.5", "valid integer"),
     ("max_rank", "0", "greater than or equal to 1"),
     ("max_rank", "5000", "less than or equal to 4096"),
-    ("kernels", "gpu", "'auto', 'cpu' or 'reference'"),
+    ("kernels", "gpu", "'auto', 'triton', 'cpu' or 'reference'"),
     ("slot_wait_s", "-1", "greater than or equal to 0"),
     ("host_cache_bytes", "0", "greater than or equal to 1"),
     ("load_timeout_s", "0", "greater than 0"),

@@ -143,7 +143,7 @@ def test_settings_become_the_engines(parse: Parse, tiny_model: Path) -> None:
     assert config.lora_config.max_loras == 3
     assert config.scheduler_config.scheduler_cls == "polyad.serve.engine.scheduler.SlotScheduler"
     assert config.parallel_config.worker_extension_cls == "polyad.serve.engine.worker.AdapterWorker"
-    assert config.additional_config == {"polyad": {"slot_wait_s": 0.7, "kernels": "auto"}}
+    assert config.additional_config == {"polyad": {"slot_wait_s": 0.7, "kernels": "auto", "max_rank": 32}}
 
 
 def test_kernels_that_do_not_work_here_are_refused(parse: Parse) -> None:
