@@ -13,23 +13,19 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import httpx
-
 from polyad.adapters_store.base_model import BaseModel
 from polyad.serve.example import unpack_base_model
+from tests.bench.adapters import RANK, TARGETS, push_to_polyad, push_to_stock, write_ranks
 from tests.bench.load import throughput
 from tests.bench.machine import print_header, print_result
 from tests.bench.servers import DTYPE, EAGER, ENGINE, polyad, stock
-from tests.fixtures.adapters import CONFIG, WEIGHTS, write_adapter
 
 # Concurrent requests, and tokens of each.
 LOADS = {16: 48, 64: 24}
 ROUNDS = 3
 SLOTS = 8
-RANK = 16
 MANY = 16
 RANKS = (4, 8, 16, 32, 64)
-TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 BASELINE = "stock without LoRA"
 
 Push = Callable[[str, str, Path], None]
@@ -48,16 +44,6 @@ class Case:
     def ratio(self, baseline: "Case", requests: int) -> float:
         pairs = zip(self.rates[requests], baseline.rates[requests], strict=False)
         return statistics.median(ours / theirs for ours, theirs in pairs)
-
-
-def push_to_polyad(url: str, name: str, folder: Path) -> None:
-    files = {"config": (folder / CONFIG).read_bytes(), "weights": (folder / WEIGHTS).read_bytes()}
-    httpx.post(f"{url}/v1/adapters", data={"name": name}, files=files, timeout=120).raise_for_status()
-
-
-def push_to_stock(url: str, name: str, folder: Path) -> None:
-    body = {"lora_name": name, "lora_path": str(folder)}
-    httpx.post(f"{url}/v1/load_lora_adapter", json=body, timeout=120).raise_for_status()
 
 
 def cases_of(prefix: str, url: str, base: str, folders: dict[str, Path], push: Push, rounds: int) -> list[Case]:
@@ -95,14 +81,6 @@ def report(cases: Sequence[Case]) -> dict[str, float]:
     return result
 
 
-def write_adapters(folder: Path, base: BaseModel) -> dict[str, Path]:
-    ranks = {f"same-{index}": RANK for index in range(MANY)} | {f"rank-{rank}": rank for rank in RANKS}
-    return {
-        name: write_adapter(folder / name, base, seed=seed, rank=rank, targets=TARGETS, size=1e-3)
-        for seed, (name, rank) in enumerate(ranks.items())
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--base-models", type=Path, default=Path(".state/base-models"))
@@ -122,7 +100,8 @@ def main() -> None:
     print_header("lora-tax", settings)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as running:
         scratch = Path(folder)
-        adapters = write_adapters(scratch, BaseModel.from_folder(model, model.name))
+        ranks = {f"same-{index}": RANK for index in range(MANY)} | {f"rank-{rank}": rank for rank in RANKS}
+        adapters = write_ranks(scratch, BaseModel.from_folder(model, model.name), ranks)
         baseline = running.enter_context(stock(model, scratch, EAGER))
         ours = running.enter_context(polyad(model, scratch, "--slots", str(SLOTS), "--max-rank", str(max(RANKS))))
         cases = [Case(BASELINE, baseline.url, [model.name])]

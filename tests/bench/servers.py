@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import torch
 
 from tests.fixtures.ports import free_port
@@ -38,6 +39,12 @@ def polyad(model: Path, scratch: Path, *options: str) -> Iterator[ServerProcess]
     command += ["--state-dir", str(state), *options, "--gpu-memory-utilization", "0.2", *ENGINE, EAGER]
     with _running(command, port, scratch, {}, "/ready") as server:
         yield server
+
+
+def worker_memory(server: int) -> int:
+    """Private bytes of the engine's worker, among the processes that a server started."""
+    workers = [process for process in psutil.Process(server).children(recursive=True) if "Worker" in process.name()]
+    return sum(int(process.memory_full_info().uss) for process in workers)
 
 
 @contextmanager
