@@ -3,21 +3,21 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from polyad.adapters_store.delta.low_rank import LowRank
+from polyad.adapters_store.delta.module_delta import ModuleDelta
 
 
 @dataclass(frozen=True, eq=False)
 class Delta:
-    """What a version adds to the base model; keys are module paths as in the Hugging Face model."""
+    """What a version changes in the base model; keys are module paths as in the Hugging Face model."""
 
-    low_rank: Mapping[str, LowRank]
+    modules: Mapping[str, ModuleDelta]
 
     @property
     def rank(self) -> int:
-        """The largest rank of any module; 0 for an empty delta."""
-        return max((term.rank for term in self.low_rank.values()), default=0)
+        """The largest rank of any module; 0 if none has a low-rank term."""
+        return max((change.low_rank.rank for change in self.modules.values() if change.low_rank), default=0)
 
     @property
     def size(self) -> int:
         """Bytes of all tensors."""
-        return sum(term.size for term in self.low_rank.values())
+        return sum(change.size for change in self.modules.values())

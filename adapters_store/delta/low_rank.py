@@ -20,6 +20,8 @@ class LowRank:
         if self.a.dim() != 2 or self.b.dim() != 2 or self.a.shape[0] != self.b.shape[1] or self.a.shape[0] < 1:
             shapes = (tuple(self.a.shape), tuple(self.b.shape))
             raise InvalidInput("low_rank", shapes, "a of shape [r, in] and b of shape [out, r], r >= 1")
+        if not (self.a.is_floating_point() and self.b.is_floating_point()):
+            raise InvalidInput("low_rank", f"{self.a.dtype} and {self.b.dtype}", "floating dtypes")
         if not math.isfinite(self.scale):
             raise InvalidInput("low_rank.scale", self.scale, "a finite number")
 

@@ -13,7 +13,7 @@ from vllm.lora.lora_weights import LoRALayerWeights
 from vllm.lora.request import LoRARequest
 from vllm.lora.worker_manager import LRUCacheWorkerLoRAManager
 
-from polyad.adapters_store.delta import Delta, read_delta
+from polyad.adapters_store.delta import Delta, LowRank, ModuleDelta, read_delta
 from polyad.serve.engine.slots import SlotManager
 
 LOADING = "loading"
@@ -92,12 +92,20 @@ class HostLoRAManager(LRUCacheWorkerLoRAManager):
         rename = mapper.get_rename_mapper().map_name if mapper is not None else str
         dtype = self.lora_config.lora_dtype
         weights = {}
-        for module, term in delta.low_rank.items():
+        for module, change in delta.modules.items():
+            term = _low_rank(module, change)
             name = rename(module)
             a, b = term.a.to(dtype, copy=True), (term.b.to(torch.float32) * term.scale).to(dtype)
             _check_range(module, term.a, a, b)
             weights[name] = LoRALayerWeights(name, a.shape[0], a.shape[0], a, b, scaling=1)
         return weights
+
+
+def _low_rank(module: str, change: ModuleDelta) -> LowRank:
+    if change.low_rank is None or not change.is_low_rank:
+        parts = ", ".join(sorted(change.tensors))
+        raise ValueError(f"{module}: this engine serves low-rank changes only, the version has {parts}")
+    return change.low_rank
 
 
 def _check_range(module: str, stored: torch.Tensor, *served: torch.Tensor) -> None:

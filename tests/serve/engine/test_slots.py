@@ -21,7 +21,7 @@ from vllm.platforms import current_platform
 from vllm.utils.torch_utils import set_default_torch_dtype
 
 from polyad.adapters_store.base_model import BaseModel
-from polyad.adapters_store.delta import Delta, LowRank, write_delta
+from polyad.adapters_store.delta import Delta, LowRank, ModuleDelta, write_delta
 from polyad.serve.config import Settings
 from polyad.serve.engine.arguments import engine_arguments, serve_arguments
 from polyad.serve.engine.host import FAILED, LOADING, READY, HostLoRAManager
@@ -51,13 +51,13 @@ class Worker:
     def write(self, version: int, ranks: Mapping[str, int], scale: float = 2.0) -> Path:
         """A delta file with these ranks by module, `layer:` before a module's name where only one layer has it."""
         generator = torch.Generator().manual_seed(version)
-        low_rank = {}
+        changes = {}
         for module, (outputs, inputs) in self._base.linears.items():
             layer, _, name = module.removeprefix("model.layers.").partition(".")
             if rank := ranks.get(name) or ranks.get(f"{layer}:{name}"):
                 a, b = torch.randn(rank, inputs, generator=generator), torch.randn(outputs, rank, generator=generator)
-                low_rank[module] = LowRank(a, b, scale)
-        self.deltas[version] = Delta(low_rank)
+                changes[module] = ModuleDelta(low_rank=LowRank(a, b, scale))
+        self.deltas[version] = Delta(changes)
         path = self._folder / f"{version}"
         write_delta(self.deltas[version], path)
         return path
@@ -87,9 +87,10 @@ class Worker:
                 plain, changed = wrapped.base_layer(x)[0], wrapped(x)[0]
                 expected = plain.double().clone()
                 for token, version in enumerate(batch):
-                    terms = self.deltas[version].low_rank if version else {}
+                    changes = self.deltas[version].modules if version else {}
                     for module, (begin, end) in columns.items():
-                        if term := terms.get(f"model.layers.{layer}.{module}"):
+                        if change := changes.get(f"model.layers.{layer}.{module}"):
+                            term = change.low_rank
                             grown = term.b.double() @ (term.a.double() @ x[token].double())
                             expected[token, begin:end] += term.scale * grown
                         else:
@@ -233,6 +234,15 @@ def test_failed_load_says_why_and_changes_nothing(worker: Worker, damage: str) -
     assert worker.load(2, path) == READY
     worker.step(1, 2)
     worker.check(1, 2)
+
+
+def test_other_terms_than_low_rank_ones_are_refused(worker: Worker) -> None:
+    path = worker.write(1, {"mlp.up_proj": 2})
+    changes = {**worker.deltas[1].modules, "model.layers.0.mlp.down_proj": ModuleDelta(row_scale=torch.ones(32))}
+    write_delta(Delta(changes), path)
+    assert worker.load(1, path).startswith(
+        f"{FAILED}ValueError: model.layers.0.mlp.down_proj: this engine serves low-rank"
+    )
 
 
 def test_dropped_version_frees_its_slot_and_its_memory(worker: Worker) -> None:
