@@ -1,4 +1,4 @@
-"""`polyad adapter`: push, list, show, delete, protect and collect."""
+"""`polyad adapter`: import, push, list, show, delete, protect and collect."""
 
 from http import HTTPStatus
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from polyad.serve.cli.adapter_import import import_
 from polyad.serve.cli.client import Client, print_json, remote
 from polyad.serve.cli.reference import (
     adapter_name,
@@ -29,6 +30,9 @@ def adapter() -> None:
     Example:
       polyad adapter push support ./support-lora
     """
+
+
+adapter.add_command(import_)
 
 
 @adapter.command()
