@@ -1,15 +1,16 @@
-"""What admission must know of the base model: its name, its identity, and the shapes of its linear layers."""
+"""What must be known of the base model: its name, its identity, its linear layers, and their weights if need be."""
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from polyad.adapters_store.errors import ConfigError
+from polyad.adapters_store.checkpoint import Checkpoint
+from polyad.adapters_store.errors import ConfigError, InvalidInput
 
 # Keys of a Hugging Face config that say nothing about what the model computes: where it came from,
 # in which precision it is kept, how text is generated with it, what training did.
@@ -48,6 +49,7 @@ class BaseModel:
     """The served model. `linears` maps a module path to (out features, in features).
 
     `reserved` are modules that PEFT could adapt and polyad cannot: embeddings, the output head, convolutions.
+    `biased` are the linear layers that have a bias, `transposed` those whose weights lie as [in, out] (Conv1D).
     Two models of the same architecture have the same fingerprint, whatever their weights.
     """
 
@@ -55,10 +57,14 @@ class BaseModel:
     fingerprint: str
     linears: Mapping[str, tuple[int, int]]
     reserved: frozenset[str] = frozenset()
+    biased: frozenset[str] = frozenset()
+    transposed: frozenset[str] = frozenset()
+    prefix: str = ""
+    checkpoint: Checkpoint | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def from_folder(cls, path: Path, name: str) -> "BaseModel":
-        """Read the config in `path`; no weights are loaded, no code of the model is run, no network is used.
+        """Read the config in `path`; no weights are read, no code of the model is run, no network is used.
 
         Raises ConfigError for a folder that holds no causal language model that transformers knows.
         """
@@ -69,11 +75,58 @@ class BaseModel:
         except Exception as error:
             # transformers raises whatever its model code happens to raise on a config that it cannot use
             raise ConfigError(f"model: {path}: unusable config: {type(error).__name__}: {error}") from error
-        linears, reserved = _modules(model)
+        linears, reserved, transposed = _modules(model)
         if not linears:
             raise ConfigError(f"model: {path}: has no linear layer that an adapter could change")
         shapes = {key: list(parameter.shape) for key, parameter in model.named_parameters()}
-        return cls(name, _fingerprint(config, shapes), linears, reserved)
+        return cls(
+            name,
+            _fingerprint(config, shapes),
+            linears,
+            reserved,
+            frozenset(module for module in linears if f"{module}.bias" in shapes),
+            transposed,
+            getattr(model, "base_model_prefix", ""),
+            Checkpoint(path),
+        )
+
+    def weight(self, module: str) -> torch.Tensor:
+        """W of a linear layer, of shape [out, in], as stored.
+
+        Raises InvalidInput, naming it, if the model's files lack it or hold it quantised.
+        """
+        checkpoint, name = self._stored(module, "weight")
+        stored = checkpoint.tensor(name)
+        return stored.t() if module in self.transposed else stored
+
+    def weight_blocks(self, module: str) -> Iterator[tuple[slice, torch.Tensor]]:
+        """The same in float64, some rows at a time: which, and the rows."""
+        checkpoint, name = self._stored(module, "weight")
+        return checkpoint.blocks(name, transposed=module in self.transposed)
+
+    def bias(self, module: str) -> torch.Tensor | None:
+        """The bias of a linear layer, of shape [out], as stored; None if it has none. Raises InvalidInput."""
+        if module not in self.biased:
+            return None
+        checkpoint, name = self._stored(module, "bias")
+        return checkpoint.tensor(name)
+
+    def stored_name(self, name: str) -> str:
+        """What the model's files call a tensor: as the model does, or without the prefix of its inner model."""
+        files = self.checkpoint.files if self.checkpoint else {}
+        short = name.removeprefix(f"{self.prefix}.") if self.prefix else name
+        return short if name not in files and short in files else name
+
+    def _stored(self, module: str, part: str) -> tuple[Checkpoint, str]:
+        if self.checkpoint is None:
+            raise InvalidInput(f"{module}.{part}", None, f"a base model with weights, {self.name!r} is known without")
+        name = self.stored_name(f"{module}.{part}")
+        out_features, in_features = self.linears[module]
+        expected = (out_features,) if part == "bias" else (out_features, in_features)
+        shape = self.checkpoint.shape(name)
+        if shape != (expected[::-1] if module in self.transposed else expected):
+            raise InvalidInput(f"model: {name}: shape", shape, f"{expected}: not packed, not quantised")
+        return self.checkpoint, name
 
 
 def _meta_model(path: Path) -> tuple[dict[str, object], torch.nn.Module]:
@@ -85,12 +138,13 @@ def _meta_model(path: Path) -> tuple[dict[str, object], torch.nn.Module]:
     return config.to_diff_dict(), model
 
 
-def _modules(model: Any) -> tuple[dict[str, tuple[int, int]], frozenset[str]]:
+def _modules(model: Any) -> tuple[dict[str, tuple[int, int]], frozenset[str], frozenset[str]]:
     from transformers.pytorch_utils import Conv1D
 
     head = model.get_output_embeddings()
     linears: dict[str, tuple[int, int]] = {}
     reserved: set[str] = set()
+    transposed: set[str] = set()
     for name, module in model.named_modules():
         if module is head:
             reserved.add(name)
@@ -98,9 +152,10 @@ def _modules(model: Any) -> tuple[dict[str, tuple[int, int]], frozenset[str]]:
             linears[name] = (module.out_features, module.in_features)
         elif isinstance(module, Conv1D):
             linears[name] = (module.weight.shape[1], module.weight.shape[0])
+            transposed.add(name)
         elif isinstance(module, torch.nn.Embedding | torch.nn.modules.conv._ConvNd | torch.nn.MultiheadAttention):
             reserved.add(name)
-    return linears, frozenset(reserved)
+    return linears, frozenset(reserved), frozenset(transposed)
 
 
 def _fingerprint(config: dict[str, object], shapes: dict[str, list[int]]) -> str:

@@ -17,7 +17,16 @@ MAY_KNOW = {
     "serve": {"serve", "adapters_store", "kernels", "proto"},
 }
 NEVER = {"adapters_store": {"fastapi", "starlette", "grpc"}}
-OWNER = {"vllm": "serve/engine", "peft": "serve/learn", "trl": "serve/learn", "redis": "adapters_store"}
+OWNER = {
+    "vllm": "serve/engine",
+    "peft": "serve/learn",
+    "trl": "serve/learn",
+    "redis": "adapters_store",
+    "pickle": "adapters_store/importer",
+}
+# What reads pickles is for the command line alone.
+IMPORTER = "polyad.adapters_store.importer"
+MAY_IMPORT = ("adapters_store/importer/", "serve/cli/")
 
 
 def imported(tree: ast.AST, package: list[str]) -> Iterator[str]:
@@ -50,6 +59,7 @@ def broken(path: str, source: str) -> list[str]:
             or (product and root == "polyad" and part not in MAY_KNOW[folder])
             or (product and root in NEVER.get(folder, ()))
             or (product and owner is not None and not path.startswith(owner + "/"))
+            or (product and f"{module}.".startswith(f"{IMPORTER}.") and not path.startswith(MAY_IMPORT))
         )
         if wrong:
             found.append(f"{path} imports {module}")
@@ -90,6 +100,9 @@ def test_folders_of_the_namespace_are_no_packages_of_their_own() -> None:
         ("serve/engine/plugin.py", "import redis.asyncio as store"),
         ("serve/engine/plugin.py", "from peft import PeftModel"),
         ("serve/compose/plan.py", "importlib.import_module('trl')"),
+        ("adapters_store/admission/admission.py", "import pickle"),
+        ("serve/service/adapters.py", "from polyad.adapters_store.importer import import_full"),
+        ("adapters_store/source/folder.py", "from polyad.adapters_store import importer"),
         ("serve/compose/plan.py", "from kernels import lora"),
         ("tests/serve/test_plan.py", "import serve.compose"),
         ("examples/demo.py", "import adapters_store"),
@@ -106,6 +119,8 @@ def test_forbidden_import_is_caught(path: str, source: str) -> None:
         ("adapters_store/registry/client.py", "import redis\nfrom ..errors import NotFound\nfrom . import records"),
         ("serve/engine/plugin.py", "import vllm\nfrom polyad.adapters_store.errors import LoadFailed"),
         ("serve/learn/trainer.py", "import peft, trl"),
+        ("serve/cli/adapter_import.py", "from polyad.adapters_store.importer import import_full"),
+        ("adapters_store/importer/restricted_pickle.py", "import pickle"),
         ("serve/api/chat.py", "import fastapi, vllmish"),
         ("tests/serve/test_plan.py", "import peft, redis, vllm\nfrom polyad.serve.compose import plan"),
     ],

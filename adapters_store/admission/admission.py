@@ -2,35 +2,32 @@
 
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import BinaryIO
-
-import torch
 
 from polyad.adapters_store.admission.file_kind import KIND_BYTES, refuse_other_kinds
 from polyad.adapters_store.admission.limits import Limits
-from polyad.adapters_store.admission.peft_config import PeftConfig, parse_peft_config
-from polyad.adapters_store.admission.peft_weights import FILE, Factors, match_weights
-from polyad.adapters_store.admission.targets import Target, resolve_targets
 from polyad.adapters_store.base_model import BaseModel
-from polyad.adapters_store.delta import FactorSource, Header, TensorEntry, parse_header, write_factors
-from polyad.adapters_store.delta.header import DTYPES
-from polyad.adapters_store.delta.writer import FACTOR_SUFFIXES
+from polyad.adapters_store.delta import ModuleSource, parse_header, strict_json, write_modules
 from polyad.adapters_store.errors import InvalidAdapter, TooLarge
+from polyad.adapters_store.formats.config_values import printable
+from polyad.adapters_store.formats.reader import Reader
+from polyad.adapters_store.formats.tensor_file import TensorFile
 
-_PIECE_BYTES = 2**20
+FILE = "adapter_model"
+INITIAL = "initial"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Admitted:
-    """What came into being: `digest` and `size` (bytes) of the delta file, `rank` the largest of any module,
-    `targets` the last parts of the adapted modules' paths, `base` the base model's fingerprint, `declared_base` what
-    the adapter itself says it was made for (information only: shapes decide)."""
+    """What came into being: `digest` and `size` (bytes) of the delta file, `kind` of adapter (lora, dora, ia3, ...),
+    `rank` the largest of any module, `targets` the last parts of the adapted modules' paths, `base` the base model's
+    fingerprint, `declared_base` what the adapter itself says it was made for (information only: shapes decide)."""
 
     digest: str
     size: int
+    kind: str
     rank: int
     targets: tuple[str, ...]
     base: str
@@ -38,67 +35,87 @@ class Admitted:
     declared_base: str | None
 
 
-def admit(config_bytes: bytes, weights: Path, base: BaseModel, limits: Limits, destination: Path) -> Admitted:
-    """Check PEFT's adapter_config.json and adapter_model.safetensors, and write the delta file to `destination`.
+def admit(
+    config_bytes: bytes,
+    weights: Path,
+    base: BaseModel,
+    limits: Limits,
+    destination: Path,
+    initial: Path | None = None,
+) -> Admitted:
+    """Check an adapter's adapter_config.json and adapter_model.safetensors, and write the delta file to `destination`.
 
-    Memory is bounded by the limits on config and header. Blocks: call it in a thread. Raises InvalidAdapter or
-    TooLarge, and then `destination` is untouched.
+    `initial` are the weights before training, for kinds that are relative to them. Memory is bounded by the limits on
+    config and header, and one module's tensors where they are computed. Blocks: call it in a thread. Raises
+    InvalidAdapter or TooLarge, or InvalidInput for base weights that are needed and cannot be used; then `destination`
+    is untouched.
     """
-    if len(config_bytes) > limits.max_config_bytes:
-        raise TooLarge("adapter_config", len(config_bytes), f"at most {limits.max_config_bytes} bytes")
-    config = parse_peft_config(config_bytes)
-    _check_ranks(config, limits)
-    with open(weights, "rb") as file:
-        header = _header(file, limits)
-        targets = resolve_targets(config, base)
-        factors = match_weights(header, targets, base)
-        digest = _write(file, factors, targets, destination)
+    config = _config(config_bytes, limits)
+    reader = _reader(config, initial)
+    declared_base = printable("base_model_name_or_path", config.get("base_model_name_or_path"))
+    with (
+        _opened(FILE, weights, limits, reader.index_suffixes) as file,
+        _opened(INITIAL, initial, limits) if initial else nullcontext() as first,
+    ):
+        modules = reader.read(file, base, first)
+        _check_limits(modules, limits)
+        digest = write_modules(modules, destination)
     return Admitted(
         digest=digest,
         size=destination.stat().st_size,
-        rank=max(target.rank for target in targets.values()),
-        targets=tuple(sorted({module.rpartition(".")[2] for module in targets})),
+        kind=reader.kind,
+        rank=max((source.rank for source in modules.values()), default=0),
+        targets=tuple(sorted({module.rpartition(".")[2] for module in modules})),
         base=base.fingerprint,
-        modules=len(targets),
-        declared_base=config.base_model_name,
+        modules=len(modules),
+        declared_base=declared_base,
     )
 
 
-def _check_ranks(config: PeftConfig, limits: Limits) -> None:
-    ranks = {"r": config.rank} | {f"rank_pattern.{key[:100]}": rank for key, rank in config.rank_pattern.items()}
-    for key, rank in ranks.items():
-        if rank > limits.max_rank:
-            raise InvalidAdapter(f"adapter_config.{key}", rank, f"ranks from 1 to {limits.max_rank}")
+def _config(content: bytes, limits: Limits) -> dict[str, object]:
+    if len(content) > limits.max_config_bytes:
+        raise TooLarge("adapter_config", len(content), f"at most {limits.max_config_bytes} bytes")
+    return strict_json("adapter_config", content)
 
 
-def _header(file: BinaryIO, limits: Limits) -> Header:
-    size = os.fstat(file.fileno()).st_size
-    if size > limits.max_bytes:
-        raise TooLarge(FILE, size, f"at most {limits.max_bytes} bytes")
-    refuse_other_kinds(FILE, file.read(KIND_BYTES))
-    return parse_header(FILE, file, limits.max_header_bytes, limits.max_tensors)
+def _reader(config: Mapping[str, object], initial: Path | None) -> Reader:
+    # here, for the readers match patterns with this package's patterns.py, and can be imported before it
+    from polyad.adapters_store.formats.registry import reader_of
 
-
-def _write(file: BinaryIO, factors: Mapping[str, Factors], targets: Mapping[str, Target], destination: Path) -> str:
-    sources = {
-        module + FACTOR_SUFFIXES[side]: FactorSource(
-            entry.dtype, (entry.shape[0], entry.shape[1]), partial(_finite_pieces, file, f"{module}: {side}", entry)
+    reader = reader_of(config)
+    if reader.needs_initial and initial is None:
+        raise InvalidAdapter(
+            "adapter_config.init_lora_weights",
+            reader.kind,
+            "adapters with their initial factors: it was trained against base weights that these were subtracted from. "
+            "Send the adapter_model.safetensors that was saved before training as `initial`, or save with PEFT's "
+            "path_initial_model_for_weight_conversion",
         )
-        for module, pair in factors.items()
-        for side, entry in (("a", pair.a), ("b", pair.b))
-    }
-    return write_factors(sources, {module: target.scale for module, target in targets.items()}, destination)
+    if initial is not None and not reader.needs_initial:
+        raise InvalidAdapter(INITIAL, "a file", f"none: an adapter of kind {reader.kind} is not relative to one")
+    return reader
 
 
-def _finite_pieces(file: BinaryIO, name: str, entry: TensorEntry) -> Iterator[memoryview]:
-    buffer = memoryview(bytearray(min(_PIECE_BYTES, entry.size)))
-    file.seek(entry.start)
-    left = entry.size
-    while left:
-        piece = buffer[: min(len(buffer), left)]
-        if file.readinto(piece) != len(piece):  # type: ignore[attr-defined]  # BinaryIO lacks it, files have it
-            raise InvalidAdapter(FILE, f"{name}: end of file", f"{left} more bytes")
-        if not bool(torch.frombuffer(piece, dtype=DTYPES[entry.dtype]).isfinite().all()):
-            raise InvalidAdapter(f"{FILE}.{name}", "NaN or infinity", "finite values")
-        yield piece
-        left -= len(piece)
+@contextmanager
+def _opened(field: str, path: Path, limits: Limits, index_suffixes: tuple[str, ...] = ()) -> Iterator[TensorFile]:
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > limits.max_bytes:
+            raise TooLarge(field, size, f"at most {limits.max_bytes} bytes")
+        refuse_other_kinds(field, file.read(KIND_BYTES))
+        header = parse_header(field, file, limits.max_header_bytes, limits.max_tensors, index_suffixes)
+        yield TensorFile(field, file, header)
+
+
+def _check_limits(modules: Mapping[str, ModuleSource], limits: Limits) -> None:
+    for module, source in modules.items():
+        if source.rank > limits.max_rank:
+            raise InvalidAdapter(f"{module}: rank", source.rank, f"ranks from 1 to {limits.max_rank}, as converted")
+        if source.sparse_values > limits.max_sparse_values:
+            raise TooLarge(f"{module}: sparse values", source.sparse_values, f"at most {limits.max_sparse_values}")
+    sparse = sum(source.sparse_values for source in modules.values())
+    if sparse > limits.max_sparse_values_in_all:
+        raise TooLarge("sparse values of all modules", sparse, f"at most {limits.max_sparse_values_in_all}")
+    size = sum(source.size for source in modules.values())
+    if size > limits.max_delta_bytes:
+        raise TooLarge("converted adapter", size, f"at most {limits.max_delta_bytes} bytes")

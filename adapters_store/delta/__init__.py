@@ -1,23 +1,38 @@
-"""The canonical form of a version: what it adds to the base model, module by module (design.md section 3)."""
+"""The canonical form of a version: what it changes in the base model, module by module (design.md section 3)."""
 
 from polyad.adapters_store.delta.delta import Delta
+from polyad.adapters_store.delta.dense_form import dense
 from polyad.adapters_store.delta.header import Header, TensorEntry, parse_header
+from polyad.adapters_store.delta.inner_products import inner_product, module_inner_product, module_norm, norm
 from polyad.adapters_store.delta.low_rank import LowRank
 from polyad.adapters_store.delta.module_delta import ModuleDelta
+from polyad.adapters_store.delta.module_source import ModuleSource, TensorSource
 from polyad.adapters_store.delta.reader import read_delta
+from polyad.adapters_store.delta.recompression import Recompressed, recompress
 from polyad.adapters_store.delta.sparse import Sparse
 from polyad.adapters_store.delta.strict_json import strict_json
-from polyad.adapters_store.delta.writer import FactorSource, write_delta, write_factors
+from polyad.adapters_store.delta.sums import scale, weighted_sum
+from polyad.adapters_store.delta.writer import write_delta, write_modules
 
 __all__ = [
     "Delta",
-    "LowRank",
     "ModuleDelta",
+    "LowRank",
     "Sparse",
     "read_delta",
     "write_delta",
-    "FactorSource",
-    "write_factors",
+    "ModuleSource",
+    "TensorSource",
+    "write_modules",
+    "dense",
+    "scale",
+    "weighted_sum",
+    "inner_product",
+    "norm",
+    "module_inner_product",
+    "module_norm",
+    "Recompressed",
+    "recompress",
     "Header",
     "TensorEntry",
     "parse_header",

@@ -11,7 +11,10 @@ import torch
 from polyad.adapters_store.delta.strict_json import strict_json
 from polyad.adapters_store.errors import InvalidAdapter, TooLarge
 
-DTYPES: Mapping[str, torch.dtype] = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+# What values may be, and what indices may be: never the one in the other's place.
+FLOATS: Mapping[str, torch.dtype] = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+INTEGERS: Mapping[str, torch.dtype] = {"I32": torch.int32, "I64": torch.int64}
+DTYPES: Mapping[str, torch.dtype] = {**FLOATS, **INTEGERS}
 
 LENGTH_BYTES = 8
 _MAX_DIMENSIONS = 8
@@ -37,11 +40,32 @@ class Header:
     metadata: Mapping[str, str]
 
 
-def parse_header(field: str, file: BinaryIO, max_header_bytes: int, max_tensors: int) -> Header:
+def parse_header(
+    field: str, file: BinaryIO, max_header_bytes: int, max_tensors: int, index_suffixes: tuple[str, ...] = ()
+) -> Header:
     """Read and check the header; afterwards every entry lies inside the file, and together they fill it.
 
-    Raises InvalidAdapter, or TooLarge for a header or a number of tensors over its limit.
+    Tensors whose names end with one of `index_suffixes` hold integers, all others floats. Raises InvalidAdapter, or
+    TooLarge for a header or a number of tensors over its limit.
     """
+    content, file_size = _read(field, file, max_header_bytes)
+    if not content.startswith(b"{"):
+        raise InvalidAdapter(f"{field}: header", content[:40], "a JSON object that begins with '{'")
+    entries = strict_json(f"{field}: header", content)
+    metadata = _metadata(field, entries.pop("__metadata__", {}))
+    if len(entries) > max_tensors:
+        raise TooLarge(f"{field}: tensors", len(entries), f"at most {max_tensors}")
+    data_start = LENGTH_BYTES + len(content)
+    tensors = {
+        name: _entry(field, name, value, data_start, INTEGERS if name.endswith(index_suffixes) else FLOATS)
+        for name, value in entries.items()
+    }
+    _check_contiguous(field, tensors, data_start, file_size)
+    return Header(tensors, metadata)
+
+
+def _read(field: str, file: BinaryIO, max_header_bytes: int) -> tuple[bytes, int]:
+    """The header, and the size of the whole file."""
     file_size = os.fstat(file.fileno()).st_size
     file.seek(0)
     prefix = file.read(LENGTH_BYTES)
@@ -55,16 +79,7 @@ def parse_header(field: str, file: BinaryIO, max_header_bytes: int, max_tensors:
     content = file.read(length)
     if len(content) != length:
         raise InvalidAdapter(field, f"{len(content)} bytes of header", f"{length} bytes, as the file announces")
-    if not content.startswith(b"{"):
-        raise InvalidAdapter(f"{field}: header", content[:40], "a JSON object that begins with '{'")
-    entries = strict_json(f"{field}: header", content)
-    metadata = _metadata(field, entries.pop("__metadata__", {}))
-    if len(entries) > max_tensors:
-        raise TooLarge(f"{field}: tensors", len(entries), f"at most {max_tensors}")
-    data_start = LENGTH_BYTES + length
-    tensors = {name: _entry(field, name, value, data_start) for name, value in entries.items()}
-    _check_contiguous(field, tensors, data_start, file_size)
-    return Header(tensors, metadata)
+    return content, file_size
 
 
 def _metadata(field: str, value: object) -> Mapping[str, str]:
@@ -73,13 +88,13 @@ def _metadata(field: str, value: object) -> Mapping[str, str]:
     raise InvalidAdapter(f"{field}: __metadata__", value, "an object of strings")
 
 
-def _entry(field: str, name: str, value: object, data_start: int) -> TensorEntry:
+def _entry(field: str, name: str, value: object, data_start: int, dtypes: Mapping[str, torch.dtype]) -> TensorEntry:
     where = f"{field}: {name[:200]}"
     if not isinstance(value, dict) or value.keys() != {"dtype", "shape", "data_offsets"}:
         raise InvalidAdapter(where, value, "an object with dtype, shape and data_offsets")
     dtype = value["dtype"]
-    if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise InvalidAdapter(f"{where}: dtype", dtype, ", ".join(DTYPES))
+    if not isinstance(dtype, str) or dtype not in dtypes:
+        raise InvalidAdapter(f"{where}: dtype", dtype, ", ".join(dtypes))
     shape = _integers(f"{where}: shape", value["shape"], _MAX_DIMENSION)
     if len(shape) > _MAX_DIMENSIONS:
         raise InvalidAdapter(f"{where}: shape", shape, f"at most {_MAX_DIMENSIONS} dimensions")

@@ -19,6 +19,8 @@ class VersionDraft(Record):
     rank: Annotated[int, Field(ge=0)]
     targets: tuple[str, ...]
     source: str
+    # what every version was before there were kinds
+    kind: str = "lora"
 
     @field_validator("targets")
     @classmethod

@@ -1,4 +1,4 @@
-"""The two files of a PEFT adapter."""
+"""The files of an adapter."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,6 +6,8 @@ from pathlib import Path
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 PICKLE_FILE = "adapter_model.bin"
+# The weights before training, for kinds that are relative to them; in a folder beside the others.
+INITIAL_FILE = f"initial/{WEIGHTS_FILE}"
 
 
 @dataclass(frozen=True)
@@ -15,3 +17,4 @@ class AdapterFiles:
     config: bytes
     weights: Path
     source: str
+    initial: Path | None = None

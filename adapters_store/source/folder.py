@@ -5,7 +5,13 @@ import stat
 from pathlib import Path
 
 from polyad.adapters_store.errors import Forbidden, InvalidSource, TooLarge, UnknownSource
-from polyad.adapters_store.source.adapter_files import CONFIG_FILE, PICKLE_FILE, WEIGHTS_FILE, AdapterFiles
+from polyad.adapters_store.source.adapter_files import (
+    CONFIG_FILE,
+    INITIAL_FILE,
+    PICKLE_FILE,
+    WEIGHTS_FILE,
+    AdapterFiles,
+)
 
 _MAX_PATH = 4_096
 
@@ -22,14 +28,16 @@ def folder_source(root: Path, path: str, max_config_bytes: int = 2**20, field: s
     folder = _inside(top, top / path, field, path)
     config = _inside(top, folder / CONFIG_FILE, field, path)
     weights = _inside(top, folder / WEIGHTS_FILE, field, path)
+    initial = _inside(top, folder / INITIAL_FILE, field, path)
     try:
         if not weights.exists() and (folder / PICKLE_FILE).exists():
             allowed = f"a folder with {WEIGHTS_FILE}; {PICKLE_FILE} is a pickle and is never read"
             raise InvalidSource(field, path, allowed)
-        for file in (config, weights):
+        for file in (config, weights, *([initial] if initial.exists() else [])):
             if not stat.S_ISREG(file.stat().st_mode):
                 raise InvalidSource(field, path, f"a folder whose {file.name} is a regular file")
-        return AdapterFiles(_read(config, max_config_bytes), weights, f"file://{folder}")
+        content = _read(config, max_config_bytes)
+        return AdapterFiles(content, weights, f"file://{folder}", initial if initial.exists() else None)
     except OSError as error:
         raise UnknownSource(field, path, f"has no {CONFIG_FILE} and {WEIGHTS_FILE} that can be read") from error
 

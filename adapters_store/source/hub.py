@@ -6,7 +6,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from polyad.adapters_store.errors import InvalidSource, PolyadError, SourceUnavailable, TooLarge, UnknownSource
-from polyad.adapters_store.source.adapter_files import CONFIG_FILE, PICKLE_FILE, WEIGHTS_FILE, AdapterFiles
+from polyad.adapters_store.source.adapter_files import (
+    CONFIG_FILE,
+    INITIAL_FILE,
+    PICKLE_FILE,
+    WEIGHTS_FILE,
+    AdapterFiles,
+)
 from polyad.adapters_store.source.policy import SourcePolicy
 
 SCHEME = "hf://"
@@ -19,7 +25,7 @@ _SOURCE = re.compile(
 
 
 def fetch_from_hub(source: str, into: Path, policy: SourcePolicy) -> AdapterFiles:
-    """Blocks. Only the two files of the adapter are downloaded, from the commit that the revision names now."""
+    """Blocks. Only the files of the adapter are downloaded, from the commit that the revision names now."""
     match = _SOURCE.fullmatch(source)
     if match is None or ".." in source or "--" in match["repo"]:
         raise InvalidSource("source", source, "hf://organisation/repository or hf://organisation/repository@revision")
@@ -32,9 +38,11 @@ def fetch_from_hub(source: str, into: Path, policy: SourcePolicy) -> AdapterFile
     with _answers(source):
         config = _download(repo, commit, CONFIG_FILE, into, policy)
         weights = _download(repo, commit, WEIGHTS_FILE, into, policy)
+        initial = _download(repo, commit, INITIAL_FILE, into, policy) if INITIAL_FILE in sizes else None
     # the sizes announced were only announced
-    _check_files(source, {path.name: path.stat().st_size for path in (config, weights)}, policy)
-    return AdapterFiles(config.read_bytes(), weights, f"{SCHEME}{repo}@{commit}")
+    here = {CONFIG_FILE: config, WEIGHTS_FILE: weights, **({INITIAL_FILE: initial} if initial else {})}
+    _check_files(source, {name: path.stat().st_size for name, path in here.items()}, policy)
+    return AdapterFiles(config.read_bytes(), weights, f"{SCHEME}{repo}@{commit}", initial)
 
 
 def _look_up(repo: str, revision: str, policy: SourcePolicy) -> tuple[str, dict[str, int | None]]:
@@ -52,10 +60,11 @@ def _check_files(source: str, sizes: dict[str, int | None], policy: SourcePolicy
         raise InvalidSource(
             "source", source, f"a repository with {WEIGHTS_FILE}; {PICKLE_FILE} is a pickle and is never read"
         )
-    for name, limit in ((CONFIG_FILE, policy.max_config_bytes), (WEIGHTS_FILE, policy.max_bytes)):
-        if name not in sizes:
+    limits = {CONFIG_FILE: policy.max_config_bytes, WEIGHTS_FILE: policy.max_bytes, INITIAL_FILE: policy.max_bytes}
+    for name, limit in limits.items():
+        if name not in sizes and name != INITIAL_FILE:
             raise UnknownSource("source", source, f"has no {name}")
-        size = sizes[name]
+        size = sizes.get(name)
         if size is not None and size > limit:
             raise TooLarge(f"source: {name}", size, f"at most {limit} bytes")
 

@@ -9,7 +9,13 @@ from fsspec.core import url_to_fs  # type: ignore[import-untyped]
 
 from polyad.adapters_store.atomic_file import atomic_file
 from polyad.adapters_store.errors import InvalidSource, PolyadError, SourceUnavailable, TooLarge, UnknownSource
-from polyad.adapters_store.source.adapter_files import CONFIG_FILE, PICKLE_FILE, WEIGHTS_FILE, AdapterFiles
+from polyad.adapters_store.source.adapter_files import (
+    CONFIG_FILE,
+    INITIAL_FILE,
+    PICKLE_FILE,
+    WEIGHTS_FILE,
+    AdapterFiles,
+)
 from polyad.adapters_store.source.plain_url import PlainUrl
 from polyad.adapters_store.source.policy import SourcePolicy
 
@@ -31,11 +37,15 @@ def fetch_from_url(url: PlainUrl, into: Path, policy: SourcePolicy) -> AdapterFi
                 allowed = f"a folder with {WEIGHTS_FILE}; {PICKLE_FILE} is a pickle and is never read"
                 raise InvalidSource("source", source, allowed) from None
             raise
-    return AdapterFiles(config.read_bytes(), weights, source)
+        initial = None
+        if files.exists(f"{folder}/{INITIAL_FILE}"):
+            initial = _copy(files, folder, INITIAL_FILE, into, policy.max_bytes)
+    return AdapterFiles(config.read_bytes(), weights, source, initial)
 
 
 def _copy(files: Any, folder: str, name: str, into: Path, limit: int) -> Path:
     target = into / name
+    target.parent.mkdir(exist_ok=True)
     copied = 0
     with files.open(f"{folder}/{name}", "rb") as source, atomic_file(target) as file:
         while piece := source.read(_PIECE_BYTES):

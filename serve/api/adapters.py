@@ -75,7 +75,7 @@ def _add_pushing(router: APIRouter, service: AdapterService) -> None:
     @router.post(
         "",
         summary="Push a version",
-        description="Upload a PEFT adapter, or name a source. The first version of an adapter becomes `production`; "
+        description="Upload an adapter, or name a source. The first version of an adapter becomes `production`; "
         "the same bytes again are the same version, answered with 200.",
         status_code=201,
         response_model=VersionOut,

@@ -48,7 +48,8 @@ def complete_app(
 
     def limit(path: str) -> int:
         if path.rstrip("/") == "/v1/adapters":
-            return settings.max_adapter_bytes + _FORM_OVERHEAD_BYTES
+            # weights, and those from before training
+            return 2 * settings.max_adapter_bytes + _FORM_OVERHEAD_BYTES
         return _TOKENIZE_BYTES if path in _TOKENIZING else _REQUEST_BYTES
 
     def rewrite(path: str, body: object) -> object:

@@ -21,6 +21,7 @@ _VERSION_EXAMPLE: dict[str, Any] = {
     "digest": DIGEST,
     "size": 921600,
     "created": 1767225600.0,
+    "kind": "lora",
     "rank": 8,
     "targets": ["q_proj", "v_proj"],
     "source": "upload",
@@ -34,6 +35,7 @@ _ADAPTER_EXAMPLE: dict[str, Any] = {
     "aliases": {"previous": "v1", "production": "v2"},
     "versions": 2,
     "latest": "v2",
+    "kind": "lora",
 }
 
 
@@ -54,6 +56,7 @@ class VersionOut(BaseModel):
     digest: str
     size: int
     created: float
+    kind: str
     rank: int
     targets: list[str]
     source: str
@@ -69,6 +72,7 @@ class VersionOut(BaseModel):
             digest=version.digest,
             size=version.size,
             created=version.created,
+            kind=version.kind,
             rank=version.rank,
             targets=list(version.targets),
             source=version.source,
@@ -78,7 +82,7 @@ class VersionOut(BaseModel):
 
 
 class AdapterOut(BaseModel):
-    """An adapter: its aliases, and how many versions it has."""
+    """An adapter: its aliases, how many versions it has, and of which kind the latest is."""
 
     model_config = ConfigDict(json_schema_extra={"example": _ADAPTER_EXAMPLE})
 
@@ -88,15 +92,18 @@ class AdapterOut(BaseModel):
     aliases: dict[str, str]
     versions: int
     latest: str | None
+    kind: str | None
 
     @classmethod
     def of(cls, adapter: Adapter) -> "AdapterOut":
+        latest = max(adapter.versions, default=None)
         return cls(
             name=adapter.name,
             created=adapter.created,
             aliases={alias: f"v{number}" for alias, number in sorted(adapter.aliases.items())},
             versions=len(adapter.versions),
-            latest=f"v{max(adapter.versions)}" if adapter.versions else None,
+            latest=f"v{latest}" if latest is not None else None,
+            kind=adapter.versions[latest].kind if latest is not None else None,
         )
 
 

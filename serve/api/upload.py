@@ -1,4 +1,4 @@
-"""An adapter uploaded as multipart/form-data: the two files that PEFT writes."""
+"""An adapter uploaded as multipart/form-data: the files that PEFT writes."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -24,8 +24,13 @@ UPLOAD_SCHEMA: dict[str, Any] = {
     "additionalProperties": False,
     "properties": {
         "name": {"type": "string", "description": "Name of the adapter.", "example": "support"},
-        "config": {"type": "string", "format": "binary", "description": "PEFT's adapter_config.json."},
-        "weights": {"type": "string", "format": "binary", "description": "PEFT's adapter_model.safetensors."},
+        "config": {"type": "string", "format": "binary", "description": "The adapter's adapter_config.json."},
+        "weights": {"type": "string", "format": "binary", "description": "The adapter's adapter_model.safetensors."},
+        "initial": {
+            "type": "string",
+            "format": "binary",
+            "description": "Its adapter_model.safetensors from before training, for PiSSA, OLoRA and CorDA.",
+        },
         "alias": {"type": "string", "description": "Alias to point at the new version.", "example": "canary"},
     },
 }
@@ -45,17 +50,17 @@ class Upload:
     async def received(cls, request: Request) -> AsyncIterator["Upload"]:
         """Receive the form; its files live until the context ends. Raises InvalidInput."""
         try:
-            form = await request.form(max_files=2, max_fields=2, max_part_size=4096)
+            form = await request.form(max_files=3, max_fields=2, max_part_size=4096)
         except HTTPException as error:
-            raise InvalidInput("body", error.detail, "multipart/form-data with name, config, weights, alias") from error
+            raise InvalidInput("body", error.detail, "multipart/form-data with the documented fields") from error
         try:
             _check_fields(form)
             with TemporaryDirectory(prefix="polyad-upload-") as folder:
-                weights = Path(folder) / "weights"
-                await run_in_threadpool(_copy, _file(form, "weights"), weights)
+                weights = await _stored(form, "weights", Path(folder))
+                initial = await _stored(form, "initial", Path(folder)) if "initial" in form else None
                 config = await _file(form, "config").read(_MAX_CONFIG + 1)
                 aliases = (_text(form, "alias"),) if "alias" in form else ()
-                yield cls(_text(form, "name"), AdapterFiles(config, weights, "upload"), aliases)
+                yield cls(_text(form, "name"), AdapterFiles(config, weights, "upload", initial), aliases)
         finally:
             await form.close()
 
@@ -80,6 +85,12 @@ def _file(form: FormData, field: str) -> UploadFile:
     if not isinstance(value, UploadFile):
         raise InvalidInput(field, value, "a file")
     return value
+
+
+async def _stored(form: FormData, field: str, folder: Path) -> Path:
+    path = folder / field
+    await run_in_threadpool(_copy, _file(form, field), path)
+    return path
 
 
 def _copy(upload: UploadFile, path: Path) -> None:

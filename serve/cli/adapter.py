@@ -1,4 +1,4 @@
-"""`polyad adapter`: push, list, show, delete, protect and collect."""
+"""`polyad adapter`: import, push, list, show, delete, protect and collect."""
 
 from http import HTTPStatus
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from polyad.serve.cli.adapter_import import import_
 from polyad.serve.cli.client import Client, print_json, remote
 from polyad.serve.cli.reference import (
     adapter_name,
@@ -16,7 +17,7 @@ from polyad.serve.cli.reference import (
     versioned_reference,
 )
 from polyad.serve.cli.table import print_table, size_text, time_text
-from polyad.serve.cli.upload import adapter_files, opened
+from polyad.serve.cli.upload import WEIGHTS, adapter_files, opened
 
 _SHOWN_DIGEST = 12
 
@@ -31,12 +32,21 @@ def adapter() -> None:
     """
 
 
+adapter.add_command(import_)
+
+
 @adapter.command()
 @click.argument("name", callback=adapter_name)
 @click.argument("source", metavar="FOLDER|URL")
 @click.option("--alias", callback=alias_name, help="Alias to point at the new version.")
+@click.option(
+    "--initial",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="The adapter as it was before training, for PiSSA, OLoRA and CorDA. Default: FOLDER/initial, if it is there.",
+)
 @remote
-def push(client: Client, as_json: bool, name: str, source: str, alias: str | None) -> None:
+def push(client: Client, as_json: bool, name: str, source: str, alias: str | None, initial: Path | None) -> None:
     """Push a version: a folder that PEFT wrote, or a URL that the server may read (hf://, s3://).
 
     The first version of an adapter becomes `production`. The same bytes again are the same version.
@@ -47,9 +57,11 @@ def push(client: Client, as_json: bool, name: str, source: str, alias: str | Non
     """
     fields = {"name": name, **({"alias": alias} if alias is not None else {})}
     if "://" in source:
+        if initial is not None:
+            raise click.UsageError(f"--initial goes with a folder; {source} may hold initial/{WEIGHTS} itself")
         response = client.send("POST", "/v1/adapters", json={**fields, "source": source})
     else:
-        with opened(*adapter_files(Path(source))) as files:
+        with opened(adapter_files(Path(source), initial)) as files:
             response = client.send("POST", "/v1/adapters", data=fields, files=files)
     version = client.json(response)
     if as_json:
@@ -73,10 +85,17 @@ def ls(client: Client, as_json: bool) -> None:
         print_json({"object": "list", "data": adapters, "after": None})
         return
     rows = [
-        (entry["name"], str(entry["versions"]), entry["latest"] or "-", _aliases(entry), time_text(entry["created"]))
+        (
+            entry["name"],
+            str(entry["versions"]),
+            entry["latest"] or "-",
+            entry["kind"] or "-",
+            _aliases(entry),
+            time_text(entry["created"]),
+        )
         for entry in adapters
     ]
-    print_table(("adapter", "versions", "latest", "aliases", "created"), rows)
+    print_table(("adapter", "versions", "latest", "kind", "aliases", "created"), rows)
 
 
 @adapter.command()
@@ -175,7 +194,7 @@ def _show_adapter(client: Client, as_json: bool, name: str) -> None:
         print_json({"adapter": found, "versions": versions})
         return
     click.echo(f"{found['name']}, created {time_text(found['created'])}; {_aliases(found)}")
-    columns = ("version", "aliases", "pinned", "rank", "size", "created", "digest", "source")
+    columns = ("version", "aliases", "pinned", "kind", "rank", "size", "created", "digest", "source")
     print_table(columns, [_row(version) for version in versions])
 
 
@@ -184,6 +203,7 @@ def _row(version: dict[str, Any]) -> tuple[str, ...]:
         version["version"],
         ", ".join(version["aliases"]) or "-",
         "yes" if version["pinned"] else "-",
+        version["kind"],
         str(version["rank"]),
         size_text(version["size"]),
         time_text(version["created"]),
@@ -217,5 +237,5 @@ def _aliases(entry: dict[str, Any]) -> str:
 
 
 def _summary(version: dict[str, Any]) -> str:
-    parts = [f"rank {version['rank']}", size_text(version["size"]), version["digest"][:_SHOWN_DIGEST]]
+    parts = [version["kind"], f"rank {version['rank']}", size_text(version["size"]), version["digest"][:_SHOWN_DIGEST]]
     return ", ".join(parts + version["aliases"])

@@ -1,7 +1,7 @@
-"""The two files that PEFT writes, on their way to the server."""
+"""The files that PEFT writes, on their way to the server."""
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,26 +10,36 @@ import click
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
+INITIAL = "initial"
 
 
-def adapter_files(folder: Path) -> tuple[Path, Path]:
-    """Config and weights in a folder. Raises click.UsageError, saying what is missing."""
+def adapter_files(folder: Path, initial: Path | None) -> dict[str, Path]:
+    """Config and weights in a folder, and the weights from before training: in the folder `initial`, or in one of that
+    name beside them, if there is one. Raises click.UsageError, saying what is missing."""
     if not folder.is_dir():
         raise click.UsageError(f"got {str(folder)!r}, allowed: a folder with {CONFIG} and {WEIGHTS}, or a URL")
     missing = [name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file()]
     if missing:
         raise click.UsageError(f"{folder} has no {' and no '.join(missing)}")
-    return folder / CONFIG, folder / WEIGHTS
+    before = (initial or folder / INITIAL) / WEIGHTS
+    if initial is not None and not before.is_file():
+        raise click.UsageError(f"{initial} has no {WEIGHTS}")
+    files = {"config": folder / CONFIG, "weights": folder / WEIGHTS}
+    return {**files, INITIAL: before} if before.is_file() else files
 
 
 @contextmanager
-def opened(config: Path, weights: Path) -> Iterator[dict[str, Any]]:
+def opened(files: Mapping[str, Path]) -> Iterator[dict[str, Any]]:
     """The files as httpx streams them, with a progress bar on stderr if that is a terminal."""
     with ExitStack() as stack:
-        advance = stack.enter_context(_bar(weights.stat().st_size))
+        advance = stack.enter_context(_bar(sum(path.stat().st_size for path in files.values())))
         yield {
-            "config": (CONFIG, stack.enter_context(config.open("rb")), "application/json"),
-            "weights": (WEIGHTS, stack.enter_context(_Watched(weights, advance)), "application/octet-stream"),
+            field: (
+                path.name,
+                stack.enter_context(_Watched(path, advance)),
+                "application/json" if path.name == CONFIG else "application/octet-stream",
+            )
+            for field, path in files.items()
         }
 
 

@@ -138,7 +138,7 @@ class AdapterService:
         with tempfile.TemporaryDirectory(dir=self._scratch) as folder:
             canonical = Path(folder) / "delta.safetensors"
             admitted = await self._background.run(
-                admit, files.config, files.weights, self._base, self._limits, canonical
+                admit, files.config, files.weights, self._base, self._limits, canonical, files.initial
             )
             await self._blobs.put(canonical, admitted.digest)
         return VersionDraft(
@@ -148,6 +148,7 @@ class AdapterService:
             rank=admitted.rank,
             targets=admitted.targets,
             source=files.source,
+            kind=admitted.kind,
         )
 
     def _check_new_name(self, name: str) -> None:

@@ -5,11 +5,13 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PretrainedConfig
 from transformers.pytorch_utils import Conv1D
 
 from polyad.adapters_store.base_model import BaseModel
-from polyad.adapters_store.errors import ConfigError
+from polyad.adapters_store.errors import ConfigError, InvalidInput
+from tests.fixtures.tiny import Tiny
 
 
 def tiny_llama(**changes: Any) -> LlamaConfig:
@@ -78,6 +80,48 @@ def test_fingerprint_is_of_the_architecture_not_of_the_place(tmp_path: Path) -> 
 )
 def test_fingerprint_changes_with_the_architecture(tmp_path: Path, change: dict[str, Any]) -> None:
     assert fingerprint(tiny_llama(**change), tmp_path / "b") != fingerprint(tiny_llama(), tmp_path / "a")
+
+
+def test_weights_and_biases_are_those_of_the_model(tiny: Tiny, biased: Tiny, gpt2: Tiny) -> None:
+    for one in (tiny, biased, gpt2):
+        for module, shape in one.base.linears.items():
+            weight, bias = one.base.weight(module), one.base.bias(module)
+            assert tuple(weight.shape) == shape
+            assert weight.double().equal(one.weight(module))
+            assert torch.cat([block for _, block in one.base.weight_blocks(module)]).equal(one.weight(module))
+            assert (bias is None) == (one is tiny)
+            assert bias is None or bias.double().equal(one.bias(module))
+
+
+def test_weights_whose_names_lack_the_prefix_of_the_inner_model(gpt2: Tiny, tmp_path: Path) -> None:
+    """Files of the bare model name `h.0...` what the whole one names `transformer.h.0...`."""
+    gpt2.model.config.save_pretrained(tmp_path)
+    gpt2.model.transformer.save_pretrained(tmp_path)
+    base = BaseModel.from_folder(tmp_path, "bare")
+    for module in base.linears:
+        assert base.weight(module).double().equal(gpt2.weight(module))
+        bias = base.bias(module)
+        assert bias is not None and bias.double().equal(gpt2.bias(module))
+
+
+def test_weights_that_cannot_be_used_are_named(tiny: Tiny, tmp_path: Path) -> None:
+    module = "model.layers.0.self_attn.q_proj"
+    shutil.copytree(tiny.folder, tmp_path / "base")
+    file = tmp_path / "base" / "model.safetensors"
+    whole = load_file(file)
+    for stored, message in (
+        (None, "no such tensor"),
+        (torch.ones(128, 1, dtype=torch.uint8), r"shape: got \(128, 1\).*not packed, not quantised"),
+        (torch.ones(16, 16, dtype=torch.int8), "got 'I8'.*quantised weights cannot be used"),
+    ):
+        tensors = {**whole, f"{module}.weight": stored}
+        save_file({name: tensor for name, tensor in tensors.items() if tensor is not None}, file)
+        base = BaseModel.from_folder(tmp_path / "base", "base")
+        for read in (base.weight, lambda name, base=base: list(base.weight_blocks(name))):
+            with pytest.raises(InvalidInput, match=rf"model: {module}.weight: .*{message}|{module}.*{message}"):
+                read(module)
+    with pytest.raises(InvalidInput, match="'known' is known without"):
+        BaseModel("known", "f", {module: (16, 16)}).weight(module)
 
 
 @pytest.mark.parametrize(

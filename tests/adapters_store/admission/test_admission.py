@@ -13,17 +13,13 @@ from peft import LoraConfig, get_peft_model
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from polyad.adapters_store.admission import Limits, admit
-from polyad.adapters_store.admission.config_keys import CONSUMED, OFF, UNUSED
 from polyad.adapters_store.base_model import BaseModel
-from polyad.adapters_store.delta import Delta, LowRank, read_delta
+from polyad.adapters_store.delta import read_delta
 from polyad.adapters_store.errors import InvalidAdapter, TooLarge
+from polyad.adapters_store.formats.lora_keys import LORA_KEYS
 
 Make = Callable[..., Any]
 Q0 = "base_model.model.model.layers.0.self_attn.q_proj"
-
-
-def low_rank(delta: Delta) -> dict[str, LowRank]:
-    return {module: change.low_rank for module, change in delta.modules.items() if change.low_rank is not None}
 
 
 @pytest.mark.parametrize(
@@ -53,14 +49,17 @@ def test_delta_is_what_peft_computes(make_adapter: Make, peft_deltas: Make, conf
     adapter = make_adapter(**config)
     admitted = adapter.admit()
     expected = peft_deltas(adapter.folder)
-    terms = low_rank(read_delta(adapter.destination))
-    assert terms.keys() == expected.keys()
-    for module, term in terms.items():
+    delta = read_delta(adapter.destination)
+    assert delta.modules.keys() == expected.keys()
+    for module, change in delta.modules.items():
+        assert change.is_low_rank
+        term = change.low_rank
         dense = term.scale * (term.b.double() @ term.a.double())
         torch.testing.assert_close(dense, expected[module], rtol=1e-12, atol=1e-14)
     assert admitted.modules == len(expected)
     assert admitted.targets == tuple(sorted({module.split(".")[-1] for module in expected}))
-    assert admitted.rank == max(term.rank for term in terms.values())
+    assert admitted.rank == max(change.low_rank.rank for change in delta.modules.values())
+    assert admitted.kind == "lora"
 
 
 def test_what_is_said_of_the_file(adapter: Any) -> None:
@@ -78,7 +77,7 @@ def test_what_is_said_of_the_file(adapter: Any) -> None:
 def test_dtypes_are_kept(adapter: Any, dtype: torch.dtype) -> None:
     adapter.change_tensors(lambda tensors: tensors.update({name: t.to(dtype) for name, t in tensors.items()}))
     adapter.admit()
-    assert {term.a.dtype for term in low_rank(read_delta(adapter.destination)).values()} == {dtype}
+    assert {change.low_rank.a.dtype for change in read_delta(adapter.destination).modules.values()} == {dtype}
 
 
 def test_names_with_an_adapter_in_them_mean_the_same(adapter: Any) -> None:
@@ -111,9 +110,9 @@ REFUSED_CONFIGS: list[tuple[dict[str, Any], str]] = [
     ({"r": 4.0}, r"\.r: got 4.0"),
     ({"r": True}, r"\.r: got True"),
     ({"r": "4"}, r"\.r: got '4'"),
-    ({"r": 17}, r"\.r: got 17, allowed: ranks from 1 to 16"),
+    ({"r": 17}, r"shape: got \[4, 24\], allowed: \[17, 24\] \(rank 17"),
     ({"r": 10**3000}, r"\.r: got 1000"),
-    ({"rank_pattern": {"q_proj": 64}}, r"rank_pattern.q_proj: got 64, allowed: ranks from 1 to 16"),
+    ({"rank_pattern": {"q_proj": 64}}, r"shape: got \[4, 16\], allowed: \[64, 16\]"),
     ({"rank_pattern": {"q_proj": 0}}, "rank_pattern.q_proj: got 0"),
     ({"rank_pattern": {"q_proj": 3}}, r"shape: got \[4, 16\], allowed: \[3, 16\]"),
     ({"rank_pattern": ["q_proj"]}, "rank_pattern: got"),
@@ -126,10 +125,11 @@ REFUSED_CONFIGS: list[tuple[dict[str, Any], str]] = [
     ({"lora_alpha": -1e300}, "lora_alpha"),
     ({"alpha_pattern": {"q_proj": 1e7}}, r"alpha_pattern.q_proj: got 10000000.0"),
     ({"use_rslora": 1}, "use_rslora: got 1"),
-    ({"use_dora": True}, r"use_dora: got True, allowed: False or None \(DoRA"),
+    ({"use_dora": True}, "no lora_magnitude_vector for"),
     ({"use_dora": 0}, "use_dora: got 0"),
-    ({"lora_bias": True}, "lora_bias"),
-    ({"bias": "all"}, "bias: got 'all', allowed: 'none'"),
+    ({"lora_bias": True}, "no lora_B.bias for"),
+    ({"lora_bias": True, "use_dora": True}, "lora_bias: got True, allowed: false with use_dora"),
+    ({"bias": "some"}, "bias: got 'some', allowed: 'none' or 'all' or 'lora_only'"),
     ({"bias": None}, "bias"),
     ({"modules_to_save": ["lm_head"]}, r"modules_to_save: got \['lm_head'\]"),
     ({"layer_replication": [[0, 2]]}, "layer_replication"),
@@ -148,7 +148,20 @@ REFUSED_CONFIGS: list[tuple[dict[str, Any], str]] = [
     ({"lora_dropout": "none"}, "lora_dropout"),
     *(
         ({"init_lora_weights": name}, "init_lora_weights.*path_initial_model_for_weight_conversion")
-        for name in ["pissa", "pissa_niter_4", "olora", "corda", "loftq", "lora_ga", "mica", "", None, 1, []]
+        for name in [
+            "pissa",
+            "pissa_niter_4",
+            "olora",
+            "corda",
+            "loftq",
+            "lora_ga",
+            "mica",
+            "",
+            None,
+            1,
+            [],
+            "olora_niter_4",
+        ]
     ),
     ({"base_model_name_or_path": 3}, "base_model_name_or_path"),
     ({"base_model_name_or_path": "a\x1b[2Jb"}, "base_model_name_or_path"),
@@ -225,8 +238,14 @@ def replace(name: str, *shape: int) -> Callable[[dict[str, torch.Tensor]], None]
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (spoil(f"{Q0}.lora_A.weight", float("nan")), r"model.layers.0.self_attn.q_proj: a: got 'NaN or infinity'"),
-        (spoil(f"{Q0}.lora_B.weight", float("inf")), r"model.layers.0.self_attn.q_proj: b: got 'NaN or infinity'"),
+        (
+            spoil(f"{Q0}.lora_A.weight", float("nan")),
+            r"model.layers.0.self_attn.q_proj.lora_A.weight: got 'NaN or infinity'",
+        ),
+        (
+            spoil(f"{Q0}.lora_B.weight", float("inf")),
+            r"model.layers.0.self_attn.q_proj.lora_B.weight: got 'NaN or infinity'",
+        ),
         (spoil(f"{Q0}.lora_B.weight", float("-inf")), "finite values"),
         (lambda tensors: tensors.pop(f"{Q0}.lora_A.weight"), "no lora_A for model.layers.0.self_attn.q_proj"),
         (lambda tensors: tensors.pop(f"{Q0}.lora_B.weight"), "no lora_B for model.layers.0.self_attn.q_proj"),
@@ -261,7 +280,7 @@ def test_refused_tensors(adapter: Any, change: Callable[[dict[str, torch.Tensor]
 
 
 def test_a_value_that_is_not_finite_is_found_in_any_piece(adapter: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("polyad.adapters_store.admission.admission._PIECE_BYTES", 8)
+    monkeypatch.setattr("polyad.adapters_store.formats.tensor_file._PIECE_BYTES", 8)
     adapter.admit()
     for position in range(64):
         adapter.change_tensors(
@@ -390,7 +409,8 @@ def test_conv1d_layers_whose_weights_lie_transposed(tmp_path: Path) -> None:
     assert json.loads(content)["fan_in_fan_out"] is True
     admit(content, tmp_path / "adapter_model.safetensors", base, Limits(max_rank=4), tmp_path / "delta")
     modules = dict(model.double().named_modules())
-    for module, term in low_rank(read_delta(tmp_path / "delta")).items():
+    for module, change in read_delta(tmp_path / "delta").modules.items():
+        term = change.low_rank
         expected = modules[f"base_model.model.{module}"].get_delta_weight("default")
         dense = term.scale * (term.b.double() @ term.a.double())
         torch.testing.assert_close(dense.T, expected, rtol=1e-12, atol=1e-14)
@@ -398,6 +418,5 @@ def test_conv1d_layers_whose_weights_lie_transposed(tmp_path: Path) -> None:
 
 def test_every_key_that_peft_writes_has_a_rule() -> None:
     written = LoraConfig(target_modules=["q_proj"]).to_dict().keys()
-    ruled = CONSUMED | UNUSED.keys() | OFF.keys() | {"init_lora_weights"}
-    assert written - ruled == set()
-    assert ruled - written == {"runtime_config"}
+    assert written - LORA_KEYS.known == set()
+    assert LORA_KEYS.known - written == {"runtime_config"}

@@ -35,6 +35,12 @@ async def test_the_first_version_is_production_and_every_field_comes_back(regist
     assert registry.snapshot.resolve("acme", "support") == version
 
 
+def test_a_record_from_before_there_were_kinds_is_a_lora(draft: Draft) -> None:
+    kept = draft(1).model_dump(exclude={"kind"})
+    assert VersionDraft.model_validate(kept).kind == "lora"
+    assert VersionDraft.model_validate({**kept, "kind": "ia3"}).kind == "ia3"
+
+
 async def test_the_same_digest_again_is_the_same_version_and_moves_aliases(registry: Registry, draft: Draft) -> None:
     first, _ = await registry.add_version("acme", "support", draft(1))
     await registry.set_pinned("acme", "support", 1, True)

@@ -57,6 +57,18 @@ async def test_allowed_url(memory: Any, tmp_path: Path, prefix: str) -> None:
     assert files.source == "memory://allowed/one"
 
 
+async def test_initial_weights_are_fetched_if_they_are_there(memory: Any, tmp_path: Path) -> None:
+    rules = policy("memory://allowed")
+    assert (await fetch_source("memory://allowed/one", tmp_path, rules)).initial is None
+    memory.pipe_file(f"/allowed/one/initial/{WEIGHTS}", b"before")
+    initial = (await fetch_source("memory://allowed/one", tmp_path, rules)).initial
+    assert initial == tmp_path / "initial" / WEIGHTS
+    assert initial.read_bytes() == b"before"
+    memory.pipe_file(f"/allowed/one/initial/{WEIGHTS}", bytes(1001))
+    with pytest.raises(TooLarge, match=f"initial/{WEIGHTS}.*at most 1000 bytes"):
+        await fetch_source("memory://allowed/one", tmp_path, rules)
+
+
 @pytest.mark.parametrize(
     "source",
     [
@@ -158,6 +170,22 @@ def test_folder_by_name_and_by_path(tmp_path: Path) -> None:
         assert files.weights == root / "team" / "one" / WEIGHTS
 
 
+def test_initial_weights_in_a_folder(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "root" / "one").parent
+    assert folder_source(root, "one").initial is None
+    make_folder(root / "one" / "initial", WEIGHTS)
+    assert folder_source(root, "one").initial == root / "one" / "initial" / WEIGHTS
+    (root / "one" / "initial" / WEIGHTS).unlink()
+    (root / "one" / "initial" / WEIGHTS).mkdir()
+    with pytest.raises(InvalidSource, match="regular file"):
+        folder_source(root, "one")
+    (root / "one" / "initial" / WEIGHTS).rmdir()
+    make_folder(tmp_path / "outside", WEIGHTS)
+    (root / "one" / "initial" / WEIGHTS).symlink_to(tmp_path / "outside" / WEIGHTS)
+    with pytest.raises(Forbidden):
+        folder_source(root, "one")
+
+
 def make_outside(tmp_path: Path) -> Path:
     root = make_folder(tmp_path / "root" / "one").parent
     make_folder(tmp_path / "root-evil")
@@ -248,7 +276,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 def publish(revision: str = "main", **files: bytes) -> None:
-    called = {"config": CONFIG, "weights": WEIGHTS, "pickle": PICKLE}
+    called = {"config": CONFIG, "weights": WEIGHTS, "pickle": PICKLE, "initial": f"initial/{WEIGHTS}"}
     siblings = [{"rfilename": called[key], "size": len(content)} for key, content in files.items()]
     info = json.dumps({"id": "org/repo", "modelId": "org/repo", "sha": COMMIT, "siblings": siblings}).encode()
     Server.pages[f"/api/models/org/repo/revision/{revision}"] = (200, {"Content-Type": "application/json"}, info)
@@ -263,6 +291,13 @@ async def test_hub(server: str, tmp_path: Path, source: str, revision: str) -> N
     files = await fetch_source(source, tmp_path, policy(hub_endpoint=server))
     assert (files.config, files.weights.read_bytes()) == (b"{}", b"weights")
     assert files.source == f"hf://org/repo@{COMMIT}"
+    assert files.initial is None
+
+
+async def test_initial_weights_from_the_hub(server: str, tmp_path: Path) -> None:
+    publish(config=b"{}", weights=b"weights", initial=b"before")
+    files = await fetch_source("hf://org/repo", tmp_path, policy(hub_endpoint=server))
+    assert files.initial is not None and files.initial.read_bytes() == b"before"
 
 
 @pytest.mark.parametrize(
@@ -292,6 +327,7 @@ async def test_malformed_hub_source(server: str, tmp_path: Path, source: str) ->
         ({"weights": b"x"}, UnknownSource, "has no adapter_config.json"),
         ({"config": bytes(101), "weights": b"x"}, TooLarge, "adapter_config.json.*at most 100 bytes"),
         ({"config": b"{}", "weights": bytes(1001)}, TooLarge, "adapter_model.safetensors.*at most 1000 bytes"),
+        ({"config": b"{}", "weights": b"x", "initial": bytes(1001)}, TooLarge, "initial/adapter_model.safetensors"),
     ],
 )
 async def test_what_a_repository_lacks(

@@ -45,8 +45,7 @@ def test_missing_field(face: Face, name: str, missing: str) -> None:
 def test_field_that_comes_twice(face: Face, name: str, doubled: str) -> None:
     parts = whole(face, name)
     answer = form(face, *parts, *(part for part in parts if part[0] == doubled))
-    # Of files there is one too many before anything else is looked at.
-    refused(answer, 400, "InvalidInput", "name" if doubled == "name" else "body")
+    refused(answer, 400, "InvalidInput", doubled)
     nothing_is_left(face, name)
 
 
@@ -63,8 +62,20 @@ def test_file_where_text_is_due(face: Face, name: str, field: str) -> None:
     config, weights = face.files().values()
     text: Parts = [("config", config), ("weights", weights)]
     assert form(face, *text, ("name", name)).status_code == 201
-    # Three files are too many whatever they are called.
-    refused(form(face, *text, (field, b"text")), 400, "InvalidInput", "body")
+    # Four files are too many whatever they are called.
+    refused(form(face, *text, ("initial", b"file"), (field, b"text")), 400, "InvalidInput", "body")
+
+
+def test_initial_weights_reach_admission(face: Face, name: str) -> None:
+    files = face.files()
+    residual = changed(files, init_lora_weights="pissa")
+    parts: Parts = [("name", name), *residual.items()]
+    assert "`initial`" in refused(form(face, *parts), 400, "InvalidAdapter", "adapter_config.init_lora_weights")
+    nothing_is_left(face, name)
+    version = form(face, *parts, ("initial", files["weights"])).json()
+    assert (version["kind"], version["rank"]) == ("pissa", 8)
+    plain = [("name", name), *files.items(), ("initial", files["weights"])]
+    refused(form(face, *plain), 400, "InvalidAdapter", "initial")
 
 
 @pytest.mark.parametrize("field", ["config", "weights"])

@@ -38,6 +38,7 @@ class MemoryService:
         self.headers: dict[str, Header] = {}
         self.versions: list[Version] = []
         self.pushed: list[tuple[bytes, bytes]] = []
+        self.initial: bytes | None = None
 
     @property
     def snapshot(self) -> Snapshot:
@@ -72,6 +73,7 @@ class MemoryService:
 
         content = files.weights.read_bytes()
         self.pushed.append((files.config, content))
+        self.initial = files.initial.read_bytes() if files.initial else None
         version, created = self.add(name, content, files.source)
         for alias in aliases:
             self.headers[name].aliases[alias] = version.number
@@ -239,7 +241,15 @@ def add_models(app: FastAPI, service: MemoryService, chat: Chat) -> None:
     @app.post("/v1/collections")
     async def collect(request: Request) -> dict[str, Any]:
         versions = [
-            {"adapter": "robot", "version": "v1", "rank": 8, "size": 3, "digest": "ab" * 32, "aliases": []},
+            {
+                "adapter": "robot",
+                "version": "v1",
+                "kind": "lora",
+                "rank": 8,
+                "size": 3,
+                "digest": "ab" * 32,
+                "aliases": [],
+            },
         ]
         return {**await request.json(), "versions": versions, "blobs": ["ab" * 32, "cd" * 32]}
 

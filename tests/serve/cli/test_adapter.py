@@ -17,8 +17,31 @@ def test_push_sends_the_bytes_of_both_files(fake: Any, run: Run, folder: Path) -
     weights = (folder / "adapter_model.safetensors").read_bytes()
     assert fake.service.pushed == [(config, weights)]
     digest = hashlib.sha256(weights).hexdigest()
-    assert result.stdout == f"robot@v1 is new: rank 8, 512.0 kB, {digest[:12]}, production\n"
+    assert result.stdout == f"robot@v1 is new: lora, rank 8, 512.0 kB, {digest[:12]}, production\n"
     assert result.stderr == ""
+    assert fake.service.initial is None
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_push_sends_the_weights_from_before_training(
+    fake: Any, run: Run, folder: Path, tmp_path: Path, beside: bool
+) -> None:
+    initial = folder / "initial" if beside else tmp_path / "before"
+    initial.mkdir()
+    (initial / "adapter_model.safetensors").write_bytes(b"before")
+    result = run("adapter", "push", "robot", str(folder), *([] if beside else ["--initial", str(initial)]))
+    assert result.exit_code == 0, result.output
+    assert fake.service.initial == b"before"
+
+
+def test_push_with_initial_weights_that_are_not_there(fake: Any, run: Run, folder: Path, tmp_path: Path) -> None:
+    result = run("adapter", "push", "robot", str(folder), "--initial", str(tmp_path / "absent"))
+    assert result.exit_code == 2
+    assert "absent has no adapter_model.safetensors" in result.stderr
+    result = run("adapter", "push", "robot", "hf://org/repository", "--initial", str(folder))
+    assert result.exit_code == 2
+    assert "--initial goes with a folder" in result.stderr
+    assert fake.requests == []
 
 
 def test_push_of_the_same_bytes_says_so(run: Run, folder: Path) -> None:
@@ -109,6 +132,18 @@ def test_ls_shows_aliases_whole_where_no_terminal_cuts(fake: Any, run: Run) -> N
     assert all(f"alias-{number:02} v1" in line for number in range(30))
 
 
+def test_ls_and_show_say_the_kind(fake: Any, run: Run) -> None:
+    fake.service.add("robot", b"one")
+    fake.service.versions[0] = fake.service.versions[0].model_copy(update={"kind": "ia3"})
+    for command in ("ls", "show"):
+        lines = [
+            line.split()
+            for line in run("adapter", command, *(["robot"] if command == "show" else [])).stdout.splitlines()
+        ]
+        header, row = next(line for line in lines if "kind" in line), next(line for line in lines if "v1" in line[:3])
+        assert row[header.index("kind")] == "ia3"
+
+
 def test_show_lists_versions_newest_first(fake: Any, run: Run) -> None:
     for content in (b"one", b"two", b"three"):
         fake.service.add("robot", content)
@@ -131,7 +166,14 @@ def test_show_of_one_version(fake: Any, run: Run, reference: str) -> None:
     fake.service.add("robot", b"two", "hf://org/repository@main")
     fake.service.headers["robot"].aliases["canary"] = 2
     shown = run("adapter", "show", f"robot@{reference}").stdout
-    for text in ("v2", hashlib.sha256(b"two").hexdigest(), "3 bytes", "q_proj, v_proj", "hf://org/repository@main"):
+    for text in (
+        "v2",
+        hashlib.sha256(b"two").hexdigest(),
+        "3 bytes",
+        "lora",
+        "q_proj, v_proj",
+        "hf://org/repository@main",
+    ):
         assert text in shown
 
 
@@ -170,5 +212,5 @@ def test_collect(fake: Any, run: Run, options: tuple[str, ...], dry_run: bool, v
     result = run("adapter", "collect", *options)
     assert fake.requests == [("POST", "/v1/collections", {"dry_run": dry_run})]
     first, last = result.stdout.splitlines()
-    assert first.startswith("robot@v1: rank 8, 3 bytes, abababababab")
+    assert first.startswith("robot@v1: lora, rank 8, 3 bytes, abababababab")
     assert last.startswith(verb) and last.endswith("removed: versions 1, files 2")

@@ -343,6 +343,43 @@ def test_asking_twice_reads_once(worker: Worker, monkeypatch: pytest.MonkeyPatch
     assert len(reads) == 1
 
 
+OTHER_KINDS = ("sparse", "row_scale", "column_scale", "bias")
+
+
+@pytest.mark.parametrize("kind", OTHER_KINDS)
+def test_every_kind_of_term_alone_and_blended(worker: Worker, kind: str) -> None:
+    worker.have(1, dict.fromkeys(EVERY, kind))
+    worker.have(2)
+    for batch in ((1, BASE, 1), (2, 1, {1: 0.7, 2: 0.3}, {1: -1.0}, BASE), ({1: 0.5, 2: 0.5},) * 5):
+        worker.step(*batch)
+        worker.check(*batch)
+
+
+def test_different_kinds_in_the_slices_of_one_layer(worker: Worker) -> None:
+    kinds = dict(
+        zip(EVERY, ("sparse", "row_scale", 4, "column_scale", "column_scale", "bias", "row_scale"), strict=True)
+    )
+    worker.have(1, kinds)
+    worker.have(2, dict(zip(EVERY, reversed(kinds.values()), strict=True)))
+    batch = (1, 2, {1: 0.7, 2: 0.3}, BASE, {1: -2.0, 2: 0.25})
+    worker.step(*batch)
+    worker.check(*batch)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_random_blends_while_slots_are_evicted_and_reused(worker: Worker, seed: int) -> None:
+    chance = random.Random(seed)
+    for version in range(1, 6):
+        modules = chance.sample(EVERY, chance.randint(1, len(EVERY)))
+        worker.have(version, {module: chance.choice([1, 3, 8, *OTHER_KINDS]) for module in modules})
+    for _ in range(8):
+        pair = chance.sample(range(1, 6), SLOTS)
+        mixtures: list[int | Mixture] = [BASE, *pair, *({v: chance.uniform(-1, 1) for v in pair} for _ in range(4))]
+        batch = [chance.choice(mixtures) for _ in range(chance.randint(1, 12))]
+        worker.step(*batch)
+        worker.check(*batch)
+
+
 def test_any_number_of_weightings_takes_no_more_slots_or_memory(worker: Worker) -> None:
     for version in (1, 2):
         worker.have(version)

@@ -177,7 +177,7 @@ async def test_bad_name_or_the_base_models_is_refused(
 async def test_refused_push_leaves_nothing_behind(
     service: AdapterService, registry: Registry, blobs: BlobStore, make_files: MakeFiles, tmp_path: Path
 ) -> None:
-    with pytest.raises(InvalidAdapter, match=r"adapter_config\.r: got 16, allowed: ranks from 1 to 8"):
+    with pytest.raises(InvalidAdapter, match="q_proj: rank: got 16, allowed: ranks from 1 to 8"):
         await service.push("support", make_files(1, rank=16))
     with pytest.raises(InvalidName):
         await service.push("support", make_files(2), ["v1"])
