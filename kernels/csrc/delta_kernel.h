@@ -15,56 +15,46 @@ static inline Vector load(const bfloat16* from) {
 
 static inline void store(float* to, Vector value) { *(Vector*)to = value; }
 
-// c[row][0 .. PANELS * LANES) = or += x[row][0 .. depth) W; panel p of W begins at w + p * stride.
+// c[row][0 .. PANELS * LANES) = or += x[row][0 .. depth) W; panel p of W begins at w + p * depth * LANES.
 template <int ROWS, int PANELS, bool ADD, class Number>
-static inline void multiply_tile(
-    const float* const* x, int64_t depth, const Number* w, int64_t stride, float* const* c) {
+static inline void multiply_tile(const float* const* x, int64_t depth, const Number* w, float* const* c, int64_t at) {
     Vector sum[ROWS][PANELS];
     for (int row = 0; row < ROWS; ++row)
         for (int panel = 0; panel < PANELS; ++panel)
-            sum[row][panel] = ADD ? load(c[row] + panel * LANES) : Vector{};
+            sum[row][panel] = ADD ? load(c[row] + at + panel * LANES) : Vector{};
     for (int64_t k = 0; k < depth; ++k) {
         Vector column[PANELS];
-        for (int panel = 0; panel < PANELS; ++panel) column[panel] = load(w + panel * stride + k * LANES);
+        for (int panel = 0; panel < PANELS; ++panel) column[panel] = load(w + (panel * depth + k) * LANES);
         for (int row = 0; row < ROWS; ++row)
             for (int panel = 0; panel < PANELS; ++panel) sum[row][panel] += x[row][k] * column[panel];
     }
     for (int row = 0; row < ROWS; ++row)
-        for (int panel = 0; panel < PANELS; ++panel) store(c[row] + panel * LANES, sum[row][panel]);
+        for (int panel = 0; panel < PANELS; ++panel) store(c[row] + at + panel * LANES, sum[row][panel]);
 }
 
-// The tile that has as many rows as are asked for.
-template <int ROWS, int PANELS, bool ADD, class Number>
+// All panels for a few rows, which thereby are read and written from one end to the other.
+template <int ROWS, bool ADD, class Number>
 static void multiply_rows(
-    int64_t rows, const float* const* x, int64_t depth, const Number* w, int64_t stride, float* const* c) {
-    if (rows == ROWS)
-        multiply_tile<ROWS, PANELS, ADD>(x, depth, w, stride, c);
-    else if constexpr (ROWS > 1)
-        multiply_rows<ROWS - 1, PANELS, ADD>(rows, x, depth, w, stride, c);
+    int64_t rows, const float* const* x, int64_t depth, const Number* w, int64_t panels, float* const* c) {
+    if (rows == ROWS) {
+        int64_t panel = 0;
+        for (; panel + 2 <= panels; panel += 2)
+            multiply_tile<ROWS, 2, ADD>(x, depth, w + panel * depth * LANES, c, panel * LANES);
+        if (panel < panels) multiply_tile<ROWS, 1, ADD>(x, depth, w + panel * depth * LANES, c, panel * LANES);
+    } else if constexpr (ROWS > 1) {
+        multiply_rows<ROWS - 1, ADD>(rows, x, depth, w, panels, c);
+    }
 }
 
 // Tiles of nearly equal height: a low one loads as much of W as a high one.
-template <int PANELS, bool ADD, class Number>
+template <bool ADD, class Number>
 static void multiply(
-    int64_t rows, const float* const* x, int64_t depth, const Number* w, int64_t stride, float* const* c) {
+    int64_t rows, const float* const* x, int64_t depth, const Number* w, int64_t panels, float* const* c) {
     for (int64_t tiles = (rows + TILE - 1) / TILE, row = 0; tiles > 0; --tiles) {
         const int64_t height = (rows - row + tiles - 1) / tiles;
-        multiply_rows<TILE, PANELS, ADD>(height, x + row, depth, w, stride, c + row);
+        multiply_rows<TILE, ADD>(height, x + row, depth, w, panels, c + row);
         row += height;
     }
-}
-
-// The same for any number of panels.
-template <bool ADD, class Number>
-static void multiply_panels(
-    int64_t rows, const float* const* x, int64_t depth, const Number* w, int64_t panels, float** c) {
-    const int64_t stride = depth * LANES;
-    int64_t panel = 0;
-    for (; panel + 2 <= panels; panel += 2) {
-        multiply<2, ADD>(rows, x, depth, w + panel * stride, stride, c);
-        for (int64_t row = 0; row < rows; ++row) c[row] += 2 * LANES;
-    }
-    if (panel < panels) multiply<1, ADD>(rows, x, depth, w + panel * stride, stride, c);
 }
 
 template <class Number>
@@ -106,7 +96,7 @@ class Pass {
 
         float* row(int64_t token) const { return first + token * stride; }
     };
-    static constexpr int64_t BLOCK = 256, ROWS = 64, COLUMNS = 32;
+    static constexpr int64_t BLOCK = 128, ROWS = 64, COLUMNS = 128;
 
     // Which rows use which slot, and where their intermediate results go.
     void select(int64_t first, int64_t last) {
@@ -170,11 +160,9 @@ class Pass {
         const int64_t panels = std::min<int64_t>(2, group.ranks / LANES - item.panel);
         if (panels <= 0) return;
         const Number* a = (const Number*)group.slot[SLOT_A] + item.panel * layer.inputs * LANES;
-        multiply_panels<false>(rows, x, layer.inputs, a, panels, v);
-        for (int64_t row = 0; row < rows; ++row) {
-            float* sums = scratch.v.data() + group.v + (item.row + row) * group.ranks + item.panel * LANES;
-            for (int64_t rank = 0; rank < panels * LANES; ++rank) sums[rank] *= group.weight[item.row + row];
-        }
+        multiply<false>(rows, x, layer.inputs, a, panels, v);
+        for (int64_t row = 0; row < rows; ++row)
+            for (int64_t rank = 0; rank < panels * LANES; ++rank) v[row][rank] *= group.weight[item.row + row];
     }
 
     void transpose(const Group& group, int64_t first, int64_t rows, const float* const* x) {
@@ -227,7 +215,7 @@ class Pass {
                 v[row] = scratch.v.data() + group.v + (first + row) * group.ranks + terms[TERM_RANK_BEGIN];
                 to[row] = sum.row(group.token[first + row] - block_first);
             }
-            multiply_panels<true>(rows, v, rank, b, panels, to);
+            multiply<true>(rows, v, rank, b, panels, to);
         }
     }
 
