@@ -16,7 +16,9 @@ DTYPE = "bfloat16" if torch.cpu._is_avx512_supported() else "float32"
 ENGINE = ("--dtype", DTYPE, "--max-model-len", "2048", "--no-enable-prefix-caching")
 EAGER = "--enforce-eager"
 
-_STOCK = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1", "VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_NO_USAGE_STATS": "1"}
+# One GiB for keys and values holds all that is asked at once, and leaves room for four servers.
+_ALL = {"VLLM_CPU_KVCACHE_SPACE": "1"}
+_STOCK = {**_ALL, "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1", "VLLM_NO_USAGE_STATS": "1"}
 
 
 @contextmanager
@@ -37,7 +39,7 @@ def polyad(model: Path, scratch: Path, *options: str) -> Iterator[ServerProcess]
     state.mkdir(parents=True)
     command = [sys.executable, "-m", "polyad.serve.cli.main", "serve", str(model), "--port", str(port)]
     command += ["--state-dir", str(state), *options, "--gpu-memory-utilization", "0.2", *ENGINE, EAGER]
-    with _running(command, port, scratch, {}, "/ready") as server:
+    with _running(command, port, scratch, _ALL, "/ready") as server:
         yield server
 
 
@@ -45,6 +47,13 @@ def worker_memory(server: int) -> int:
     """Private bytes of the engine's worker, among the processes that a server started."""
     workers = [process for process in psutil.Process(server).children(recursive=True) if "Worker" in process.name()]
     return sum(int(process.memory_full_info().uss) for process in workers)
+
+
+def peak_memory(server: int) -> int:
+    """The most bytes that the engine's worker ever had resident (Linux: VmHWM)."""
+    workers = [process for process in psutil.Process(server).children(recursive=True) if "Worker" in process.name()]
+    lines = [line for worker in workers for line in Path(f"/proc/{worker.pid}/status").read_text().splitlines()]
+    return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 
 @contextmanager

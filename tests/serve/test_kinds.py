@@ -1,83 +1,80 @@
-"""Every kind of adapter that PEFT makes, through the server: what PEFT says, token for token; and blends across kinds
-against a model whose weights were changed densely by what PEFT merges."""
+"""Every kind of adapter that PEFT makes, through the server: what PEFT says, token for token; and every number, of each
+kind and of blends across kinds, against float64."""
 
-import copy
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import torch
-from peft import AdaLoraConfig, IA3Config, LoraConfig, PeftConfig, ShiraConfig, VeraConfig, get_peft_model
 from peft.utils.warning import PeftWarning
-from transformers import AutoModelForCausalLM
 
-from tests.fixtures.adapters import CONFIG, WEIGHTS
-from tests.fixtures.answers import TIE, Answer, ask
-
-# PEFT makes sparse tensors without saying whether they are to be checked, of which torch warns.
-torch.sparse.check_sparse_tensor_invariants.enable()
+from tests.fixtures.answers import TIE, Answer, ask, greedy
+from tests.fixtures.kinds import CONFIGS, DenseModel, Kind
+from tests.serve.conftest import CHUNK_TOKENS
 
 PROMPT = "The lighthouse keeper wrote in his diary that"
 TOKENS = 16
-SOME = ["q_proj", "v_proj", "down_proj"]
-CONFIGS: dict[str, Callable[[], PeftConfig]] = {
-    "dora": lambda: LoraConfig(r=4, lora_alpha=8, use_dora=True, target_modules=SOME),
-    "lora_bias": lambda: LoraConfig(r=4, lora_alpha=8, lora_bias=True, target_modules=SOME),
-    "pissa": lambda: LoraConfig(
-        r=4, lora_alpha=4, init_lora_weights="pissa_niter_4", target_modules=["q_proj", "v_proj"]
-    ),
-    "ia3": lambda: IA3Config(target_modules=["k_proj", "v_proj", "down_proj"], feedforward_modules=["down_proj"]),
-    "adalora": lambda: AdaLoraConfig(init_r=6, target_r=4, lora_alpha=8, total_step=10, target_modules=SOME),
-    "vera": lambda: VeraConfig(r=8, target_modules=["o_proj"], save_projection=True, vera_dropout=0.0),
-    "shira": lambda: ShiraConfig(r=4, target_modules=["q_proj", "down_proj"], random_seed=3),
-}
-# What a random parameter is drawn with, by the end of its name: enough to change the answer, too little to ruin it.
-SIZES = {
-    "lora_B.kind.weight": 0.15,
-    "lora_B.kind.bias": 0.3,
-    "lora_B.kind": 0.15,
-    "lora_E.kind": 0.5,
-    "lora_magnitude_vector.kind.weight": 0.2,
-    "ia3_l.kind": 0.4,
-    "vera_lambda_b.kind": 6.0,
-    "shira_weight.kind": 0.15,
-}
+# Two adapters fit into the server's slots at once: each kind is blended with two others.
+NEIGHBOURS = list(zip(CONFIGS, [*list(CONFIGS)[1:], next(iter(CONFIGS))], strict=True))
+WEIGHTS = (0.6, -0.5)
+# Largest difference of a log-probability, float32 through 30 layers against float64.
+ROUNDING = 2e-3
 
 
-class Kind:
-    """An adapter of one kind, with random values, as PEFT made and saved it."""
+@pytest.fixture(scope="module")
+def kinds(base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Kind]]:
+    made: dict[str, Kind] = {}
 
-    def __init__(self, kind: str, base_model: Path, folder: Path) -> None:
-        torch.manual_seed(5)
-        self.name = kind
-        base = AutoModelForCausalLM.from_pretrained(base_model, dtype=torch.float32).eval()
-        self.before = {name: value.clone() for name, value in base.named_parameters()}
-        self.model: Any = get_peft_model(base, CONFIGS[kind](), "kind").eval()
-        self.initial: Path | None = None
-        if kind == "pissa":
-            # The factors before training are half of such an adapter: its base is not the one that is served.
-            self.model.save_pretrained(str(folder / "initial"))
-            self.initial = folder / "initial" / "kind"
-        for name, parameter in self.model.named_parameters():
-            size = next((size for end, size in SIZES.items() if name.endswith(end)), None)
-            if size is not None and "kind" in name:
-                parameter.data += size * torch.randn_like(parameter)
-        self.model.save_pretrained(str(folder))
-        self.folder = folder / "kind"
+    def make(kind: str) -> Kind:
+        if kind not in made:
+            with warnings.catch_warnings(), one_thread():
+                warnings.simplefilter("ignore", PeftWarning)  # what cannot be merged can be served
+                made[kind] = Kind(kind, base_model, tmp_path_factory.mktemp(kind))
+        return made[kind]
 
-    @torch.inference_mode()
-    def logits(self, answer: Answer) -> torch.Tensor:
-        ids = torch.tensor([[*answer.prompt, *answer.tokens]])
-        return self.model(input_ids=ids).logits[0, len(answer.prompt) - 1 : -1]
+    yield make
 
-    def dense(self) -> dict[str, torch.Tensor]:
-        """dW of every parameter, by PEFT's own merge."""
-        merged = copy.deepcopy(self.model).merge_and_unload()
-        changed = {name: value - self.before[name] for name, value in merged.named_parameters()}
-        return {name: change for name, change in changed.items() if change.any()}
+
+@dataclass(frozen=True)
+class Pushed:
+    """The kinds on the server, by the names that they have there, and what they change."""
+
+    names: dict[str, str]
+    changes: dict[str, Any]
+
+
+@pytest.fixture
+def pushed(client: httpx.Client, new_name: Callable[[], str], kinds: Callable[[str], Kind]) -> Pushed:
+    names = {kind: new_name() for kind in CONFIGS}
+    for kind, name in names.items():
+        push(client, name, kinds(kind))
+    with warnings.catch_warnings(), one_thread():
+        warnings.simplefilter("ignore", PeftWarning)
+        return Pushed(names, {kind: kinds(kind).changes() for kind in CONFIGS})
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Threads that wait for each other take many times as long on cores that others use, too."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def push(client: httpx.Client, name: str, kind: Kind) -> dict[str, Any]:
+    answer = client.post("/v1/adapters", data={"name": name}, files=kind.files())
+    assert answer.is_success, answer.text
+    version: dict[str, Any] = answer.json()
+    return version
 
 
 def shortfall(logits: torch.Tensor, answer: Answer) -> float:
@@ -85,38 +82,11 @@ def shortfall(logits: torch.Tensor, answer: Answer) -> float:
     return float((logits.max(1).values - said).max())
 
 
-@pytest.fixture(scope="module")
-def make_kind(base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Kind]]:
-    made: dict[str, Kind] = {}
-
-    def make(kind: str) -> Kind:
-        if kind not in made:
-            threads = torch.get_num_threads()
-            torch.set_num_threads(1)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", PeftWarning)  # what cannot be merged can be served
-                made[kind] = Kind(kind, base_model, tmp_path_factory.mktemp(kind))
-            torch.set_num_threads(threads)
-        return made[kind]
-
-    yield make
-
-
-def push(client: httpx.Client, name: str, kind: Kind) -> dict[str, Any]:
-    files = {"config": (kind.folder / CONFIG).read_bytes(), "weights": (kind.folder / WEIGHTS).read_bytes()}
-    if kind.initial is not None:
-        files["initial"] = (kind.initial / WEIGHTS).read_bytes()
-    answer = client.post("/v1/adapters", data={"name": name}, files=files)
-    assert answer.is_success, answer.text
-    version: dict[str, Any] = answer.json()
-    return version
-
-
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_answer_is_pefts(
-    kind: str, client: httpx.Client, base: Any, new_name: Callable[[], str], make_kind: Callable[[str], Kind]
+    kind: str, client: httpx.Client, base: Any, new_name: Callable[[], str], kinds: Callable[[str], Kind]
 ) -> None:
-    made, name = make_kind(kind), new_name()
+    made, name = kinds(kind), new_name()
     assert push(client, name, made)["kind"] in (kind, "lora")
     answer = ask(client, name, PROMPT, TOKENS)
     assert shortfall(made.logits(answer), answer) < TIE
@@ -124,32 +94,38 @@ def test_answer_is_pefts(
     assert shortfall(made.logits(plain), plain) > 5 * TIE, "and the comparison would have seen the base model"
 
 
-@pytest.mark.parametrize("pair", [("dora", "ia3"), ("ia3", "shira"), ("adalora", "dora")], ids="+".join)
-def test_blend_across_kinds_is_a_densely_changed_model(
-    pair: tuple[str, str],
-    client: httpx.Client,
-    base_model: Path,
-    new_name: Callable[[], str],
-    make_kind: Callable[[str], Kind],
+def test_every_logprob_is_that_of_dense_float64_weights(
+    client: httpx.Client, base: Any, base_model: Path, pushed: Pushed
 ) -> None:
-    weights = (0.6, -0.5)
-    kinds, names = [make_kind(kind) for kind in pair], [new_name() for _ in pair]
-    for name, kind in zip(names, kinds, strict=True):
-        push(client, name, kind)
-    model = f"{names[0]}*{weights[0]} + {names[1]}*{weights[1]}"
-    answer = ask(client, model, PROMPT, TOKENS)
-    changed = _changed(base_model, [kind.dense() for kind in kinds], weights)
-    with torch.inference_mode():
-        ids = torch.tensor([[*answer.prompt, *answer.tokens]])
-        logits = changed(input_ids=ids).logits[0, len(answer.prompt) - 1 : -1]
-    assert shortfall(logits, answer) < TIE
-    assert max(shortfall(kind.logits(answer), answer) for kind in kinds) > 5 * TIE
+    """Every kind alone, and with two others: all at once on two slots, prompts in two chunks, then decoding."""
+    mixtures: list[dict[str, float]] = [{}, *({kind: 1.0} for kind in CONFIGS)]
+    mixtures += [dict(zip(pair, WEIGHTS, strict=True)) for pair in NEIGHBOURS]
+    prompts = [
+        [1 + 37 * (place + 1) + 11 * index for index in range(CHUNK_TOKENS + 40)] for place in range(len(mixtures))
+    ]
+    models = [
+        " + ".join(f"{pushed.names[kind]}*{weight}" for kind, weight in mixture.items()) or base.name
+        for mixture in mixtures
+    ]
+    with ThreadPoolExecutor(len(models)) as threads:
+        answers = list(threads.map(lambda model, prompt: logprobs(client, model, prompt), models, prompts))
+    dense = DenseModel(base_model, torch.float64)
+    for mixture, answer in zip(mixtures, answers, strict=True):
+        changes = [(weight, pushed.changes[kind]) for kind, weight in mixture.items()]
+        tokens = [*answer.prompt, *answer.tokens]
+        exact = dense.logits(changes, tokens[:-1]).log_softmax(1)
+        expected = exact.gather(1, torch.tensor(tokens[1:]).unsqueeze(1)).squeeze(1)
+        off = float((torch.tensor(answer.logprobs, dtype=torch.float64) - expected).abs().max())
+        print(f"{mixture}: off by {off:.1e}")
+        assert off < ROUNDING, mixture
 
 
-def _changed(base_model: Path, changes: list[dict[str, torch.Tensor]], weights: tuple[float, float]) -> Any:
-    model = AutoModelForCausalLM.from_pretrained(base_model, dtype=torch.float32).eval()
-    parameters: Mapping[str, torch.nn.Parameter] = dict(model.named_parameters())
-    for change, weight in zip(changes, weights, strict=True):
-        for name, value in change.items():
-            parameters[name].data += weight * value
-    return model
+def logprobs(client: httpx.Client, model: str, prompt: list[int]) -> Answer:
+    """A greedy answer; `logprobs` are those of all tokens but the first, of the prompt and of the answer."""
+    body = greedy(model, prompt, TOKENS, logprobs=1, prompt_logprobs=1)
+    result = client.post("/v1/completions", json=body).raise_for_status().json()
+    choice = result["choices"][0]
+    ranked = zip(prompt[1:], choice["prompt_logprobs"][1:], strict=True)
+    before = [float(entries[str(token)]["logprob"]) for token, entries in ranked]
+    tokens, said = choice["token_ids"], choice["logprobs"]["token_logprobs"]
+    return Answer(result["model"], choice["text"], prompt, tokens, [*before, *said])
