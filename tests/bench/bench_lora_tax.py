@@ -1,8 +1,8 @@
 """What adapters cost: tokens per second against vLLM without any, on the same machine in the same minutes.
 
-Every server is up at once, and each round asks each of them in turn. A figure is the median over the rounds of the
-ratio to stock vLLM without LoRA in the same round, the worse of 16 and 64 concurrent requests. The stock servers with
-LoRA are four times as slow, and asked in one round only.
+Every server is up at once, and each round asks each of them in turn, every other round in the opposite order. A figure
+is the median over the rounds of the ratio to stock vLLM without LoRA in the same round, the worse of 16 and 64
+concurrent requests. The stock servers with LoRA are four times as slow, and asked in one round only.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from tests.bench.servers import DTYPE, EAGER, ENGINE, polyad, stock
 
 # Concurrent requests, and tokens of each.
 LOADS = {16: 48, 64: 24}
-ROUNDS = 3
+ROUNDS = 4
 SLOTS = 8
 MANY = 16
 RANKS = (4, 8, 16, 32, 64)
@@ -62,7 +62,7 @@ def measure(cases: Sequence[Case]) -> None:
             throughput(case.url, case.models, requests, 2)
     for round_ in range(ROUNDS):
         for requests, tokens in LOADS.items():
-            for case in cases:
+            for case in cases if round_ % 2 == 0 else reversed(cases):
                 if round_ < case.rounds:
                     rate = throughput(case.url, case.models, requests, tokens)
                     case.rates.setdefault(requests, []).append(rate)

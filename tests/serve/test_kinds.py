@@ -13,9 +13,10 @@ import httpx
 import pytest
 import torch
 from peft.utils.warning import PeftWarning
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from tests.fixtures.answers import TIE, Answer, ask, greedy
-from tests.fixtures.kinds import CONFIGS, DenseModel, Kind
+from tests.fixtures.kinds import CONFIGS, Changes, DenseModel, Kind
 from tests.serve.conftest import CHUNK_TOKENS
 
 PROMPT = "The lighthouse keeper wrote in his diary that"
@@ -28,17 +29,17 @@ ROUNDING = 2e-3
 
 
 @pytest.fixture(scope="module")
-def kinds(base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Kind]]:
-    made: dict[str, Kind] = {}
+def transformer(base_model: Path) -> PreTrainedModel:
+    """The base model in transformers, from which every kind makes its own copy."""
+    return AutoModelForCausalLM.from_pretrained(base_model, dtype=torch.float32).eval()
 
-    def make(kind: str) -> Kind:
-        if kind not in made:
-            with warnings.catch_warnings(), one_thread():
-                warnings.simplefilter("ignore", PeftWarning)  # what cannot be merged can be served
-                made[kind] = Kind(kind, base_model, tmp_path_factory.mktemp(kind))
-        return made[kind]
 
-    yield make
+@pytest.fixture
+def make_kind(transformer: PreTrainedModel, tmp_path: Path) -> Iterator[Callable[[str], Kind]]:
+    """A kind takes a copy of the model: none is kept for longer than its test does."""
+    with warnings.catch_warnings(), one_thread():
+        warnings.simplefilter("ignore", PeftWarning)  # what cannot be merged can be served
+        yield lambda kind: Kind(kind, transformer, tmp_path / kind)
 
 
 @dataclass(frozen=True)
@@ -46,17 +47,17 @@ class Pushed:
     """The kinds on the server, by the names that they have there, and what they change."""
 
     names: dict[str, str]
-    changes: dict[str, Any]
+    changes: dict[str, Changes]
 
 
 @pytest.fixture
-def pushed(client: httpx.Client, new_name: Callable[[], str], kinds: Callable[[str], Kind]) -> Pushed:
-    names = {kind: new_name() for kind in CONFIGS}
+def pushed(client: httpx.Client, new_name: Callable[[], str], make_kind: Callable[[str], Kind]) -> Pushed:
+    names, changes = {kind: new_name() for kind in CONFIGS}, {}
     for kind, name in names.items():
-        push(client, name, kinds(kind))
-    with warnings.catch_warnings(), one_thread():
-        warnings.simplefilter("ignore", PeftWarning)
-        return Pushed(names, {kind: kinds(kind).changes() for kind in CONFIGS})
+        made = make_kind(kind)
+        push(client, name, made)
+        changes[kind] = made.changes()
+    return Pushed(names, changes)
 
 
 @contextmanager
@@ -84,9 +85,9 @@ def shortfall(logits: torch.Tensor, answer: Answer) -> float:
 
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_answer_is_pefts(
-    kind: str, client: httpx.Client, base: Any, new_name: Callable[[], str], kinds: Callable[[str], Kind]
+    kind: str, client: httpx.Client, base: Any, new_name: Callable[[], str], make_kind: Callable[[str], Kind]
 ) -> None:
-    made, name = kinds(kind), new_name()
+    made, name = make_kind(kind), new_name()
     assert push(client, name, made)["kind"] in (kind, "lora")
     answer = ask(client, name, PROMPT, TOKENS)
     assert shortfall(made.logits(answer), answer) < TIE
@@ -95,7 +96,7 @@ def test_answer_is_pefts(
 
 
 def test_every_logprob_is_that_of_dense_float64_weights(
-    client: httpx.Client, base: Any, base_model: Path, pushed: Pushed
+    client: httpx.Client, base: Any, transformer: PreTrainedModel, pushed: Pushed
 ) -> None:
     """Every kind alone, and with two others: all at once on two slots, prompts in two chunks, then decoding."""
     mixtures: list[dict[str, float]] = [{}, *({kind: 1.0} for kind in CONFIGS)]
@@ -109,7 +110,7 @@ def test_every_logprob_is_that_of_dense_float64_weights(
     ]
     with ThreadPoolExecutor(len(models)) as threads:
         answers = list(threads.map(lambda model, prompt: logprobs(client, model, prompt), models, prompts))
-    dense = DenseModel(base_model, torch.float64)
+    dense = DenseModel(transformer, torch.float64)
     for mixture, answer in zip(mixtures, answers, strict=True):
         changes = [(weight, pushed.changes[kind]) for kind, weight in mixture.items()]
         tokens = [*answer.prompt, *answer.tokens]
