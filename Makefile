@@ -42,10 +42,8 @@ bench-%: $(INSTALLED) ## bench-<name>: runs tests/bench/bench_<name>.py
 	$(VENV)/bin/python -m tests.bench.bench_$*
 
 proto: $(INSTALLED) ## generate the stubs of proto/
-	@files="$$(cd .dev && find -L polyad/proto -name '*.proto')"; \
-	if [ -z "$$files" ]; then echo "proto: no .proto files yet, nothing to generate"; \
-	else cd .dev && "$(abspath $(VENV))/bin/python" -m grpc_tools.protoc -I. \
-		--python_out=. --pyi_out=. --grpc_python_out=. $$files; fi
+	cd .dev && "$(abspath $(VENV))/bin/python" -m grpc_tools.protoc -I. \
+		--python_out=. --pyi_out=. --grpc_python_out=. polyad/proto/*.proto
 
 lock: ## resolve anew and pin: rewrites requirements/*.lock
 	TORCH_INDEX="$(TORCH_INDEX)" $(PYTHON) requirements/lock.py

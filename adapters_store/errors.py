@@ -15,12 +15,15 @@ PolyadError                    500 INTERNAL
 │   ├── UnknownVersion         404 NOT_FOUND
 │   ├── UnknownAlias           404 NOT_FOUND
 │   ├── UnknownComposition     404 NOT_FOUND
+│   ├── UnknownKey             404 NOT_FOUND
+│   ├── UnknownTenant          404 NOT_FOUND
 │   └── UnknownSource          404 NOT_FOUND
 ├── Conflict                   409 FAILED_PRECONDITION
 │   ├── AliasMoved             409 ABORTED
 │   ├── CompositionChanged     409 ABORTED
 │   ├── VersionInUse           409 FAILED_PRECONDITION
 │   └── WrongBase              409 FAILED_PRECONDITION
+├── LimitReached               429 RESOURCE_EXHAUSTED
 ├── Unavailable                503 UNAVAILABLE
 │   ├── RegistryUnavailable    503 UNAVAILABLE
 │   ├── BlobsUnavailable       503 UNAVAILABLE
@@ -128,6 +131,14 @@ class UnknownComposition(NotFound):
     """No saved composition has this name."""
 
 
+class UnknownKey(NotFound):
+    """No API key has this name."""
+
+
+class UnknownTenant(NotFound):
+    """No tenant has this name, or it is not the caller's to look at."""
+
+
 class UnknownSource(NotFound):
     """The source to push from does not exist."""
 
@@ -161,6 +172,18 @@ class VersionInUse(Conflict):
 
 class WrongBase(Conflict):
     """The version was made for another base model than the one served here."""
+
+
+class LimitReached(PolyadError):
+    """A limit of the tenant would be passed; `retry_after_s` says when to ask again."""
+
+    http_status = 429
+    grpc_status = "RESOURCE_EXHAUSTED"
+
+    def __init__(self, field: str, value: object, allowed: str, retry_after_s: int) -> None:
+        super().__init__(f"{field}: got {shown(value)}, allowed: {allowed}")
+        self.field = field
+        self.retry_after_s = retry_after_s
 
 
 class Unavailable(PolyadError):

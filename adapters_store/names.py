@@ -5,6 +5,7 @@ import re
 from polyad.adapters_store.errors import InvalidName
 
 NAME_RULE = "[a-z0-9][a-z0-9._-]{0,62}, without '..'"
+MODEL_RULE = NAME_RULE + "; or public/ and such a name"
 ALIAS_RULE = NAME_RULE + ", and unlike a version (v1, v2, ...) or a digest"
 VERSION_RULE = "a version number such as v3, an alias, or at least 12 hexadecimal digits of a digest"
 
@@ -14,6 +15,10 @@ _DIGEST = re.compile(r"[0-9a-f]{12,64}", re.ASCII)
 
 PRODUCTION = "production"
 PREVIOUS = "previous"
+
+# The tenant whose names all others may use; the only one there is until keys name another.
+PUBLIC = "public"
+_PUBLIC_PREFIX = f"{PUBLIC}/"
 
 
 def is_name(value: str) -> bool:
@@ -31,6 +36,23 @@ def check_name(field: str, value: str) -> str:
     if not is_name(value):
         raise InvalidName(field, value, NAME_RULE)
     return value
+
+
+def is_model_name(value: str) -> bool:
+    """Whether a request may name an adapter or a composition so: a name, or `public/` and a name."""
+    return is_name(value.removeprefix(_PUBLIC_PREFIX))
+
+
+def check_model_name(field: str, value: str) -> str:
+    """Return `value` if `is_model_name`; raise InvalidName, naming `field`, if not."""
+    if not is_model_name(value):
+        raise InvalidName(field, value, MODEL_RULE)
+    return value
+
+
+def public_name(value: str) -> str | None:
+    """What stands behind `public/`; None for a name without it."""
+    return value.removeprefix(_PUBLIC_PREFIX) if value.startswith(_PUBLIC_PREFIX) else None
 
 
 def check_alias(field: str, value: str) -> str:

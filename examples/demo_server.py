@@ -35,7 +35,18 @@ class DemoServer:
         # Unpacked once for `make serve` and every demo.
         Path(self._folder.name, "base-models").symlink_to(self._base_models.absolute())
         kept = {name: value for name, value in os.environ.items() if not name.startswith("POLYAD_")}
-        command = ["-m", "polyad.serve.cli.main", "serve", "--example", "--port", "0", "--state-dir", self._folder.name]
+        command = [
+            "-m",
+            "polyad.serve.cli.main",
+            "serve",
+            "--example",
+            "--port",
+            "0",
+            "--grpc-port",
+            "0",
+            "--state-dir",
+            self._folder.name,
+        ]
         self._process = subprocess.Popen(
             [sys.executable, *command],
             env=kept,

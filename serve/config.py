@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from polyad.adapters_store.errors import ConfigError
@@ -20,8 +20,9 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="Address to listen on. Other than loopback only with keys.")
     port: int = Field(8000, ge=0, le=65535, description="HTTP port; 0 takes a free one.")
-    api_key: SecretStr | None = Field(None, description="Key that clients must send; may use models and list adapters.")
-    admin_key: SecretStr | None = Field(None, description="Key that may also push, promote and delete adapters.")
+    grpc_port: int = Field(8001, ge=0, le=65535, description="gRPC port, on the same address; 0 takes a free one.")
+    api_key: SecretStr | None = Field(None, description="Key that clients must send; a user's of the tenant public.")
+    admin_key: SecretStr | None = Field(None, description="Key that may change all; an admin's of the tenant public.")
 
     state_dir: Path = Field(
         Path(".state"), description="Folder for the embedded Redis, blobs and caches. One server per folder."
@@ -68,6 +69,13 @@ class Settings(BaseSettings):
         description="What computes the adapters' part: triton on a GPU, cpu (native code), or reference (torch).",
     )
 
+    log_format: Literal["text", "json"] = Field(
+        "text", description="How the server logs: for people, or one JSON object a line."
+    )
+    metric_labels: int = Field(
+        100, ge=0, le=10_000, description="Adapters that metrics name, the busiest; the rest are together `other`."
+    )
+
     restart_backoff_s: float = Field(
         30, gt=0, description="Longest pause between two attempts to restart a dead engine, in seconds."
     )
@@ -77,15 +85,6 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
-
-    @model_validator(mode="after")
-    def _safe_address(self) -> "Settings":
-        if self.host not in LOOPBACK and (self.api_key is None or self.admin_key is None):
-            raise ValueError(
-                f"host {self.host!r} is reachable by others: set api_key and admin_key, "
-                f"or listen on one of {', '.join(sorted(LOOPBACK))}"
-            )
-        return self
 
     @property
     def blobs_root(self) -> str:

@@ -16,6 +16,7 @@ from polyad.adapters_store.admission import Limits
 from polyad.adapters_store.base_model import BaseModel
 from polyad.adapters_store.blobs import BlobStore
 from polyad.adapters_store.errors import ConfigError, NotFound
+from polyad.adapters_store.names import PUBLIC
 from polyad.adapters_store.registry import Change, EmbeddedRedis, Event, Registry, Version, masked
 from polyad.adapters_store.source import SourcePolicy
 from polyad.serve.api.app import complete_app
@@ -24,15 +25,25 @@ from polyad.serve.config import Settings
 from polyad.serve.engine import metrics
 from polyad.serve.engine.arguments import model_folder, serve_arguments
 from polyad.serve.engine.engine import AdapterEngine
+from polyad.serve.engine.generation import Generation
 from polyad.serve.engine.openai import attach_engine, build_app
 from polyad.serve.engine.residency import Residency
 from polyad.serve.engine.supervisor import Supervisor
-from polyad.serve.service import AdapterService, Collector, CompositionService, Health
+from polyad.serve.engine.telemetry import Telemetry
+from polyad.serve.rpc.server import RpcServer
+from polyad.serve.service import (
+    Access,
+    AdapterService,
+    Collector,
+    CompositionService,
+    Health,
+    Limiter,
+    Services,
+    TenantService,
+)
 from polyad.serve.service.catalog import RegistryCatalog
 
 logger = logging.getLogger(__name__)
-
-TENANT = "public"
 
 Report = Callable[[str], None]
 
@@ -70,6 +81,7 @@ class Server:
         registry = Registry(url, settings.registry_namespace)
         try:
             await registry.start()
+            Access(settings, registry.snapshot).check_address(settings.host)
             self.report(f"registry {masked(url)}: {_count(registry)} adapters")
             yield registry
         finally:
@@ -81,13 +93,12 @@ class Server:
         settings = self.settings
         blobs = BlobStore(settings.blobs_root, settings.state_dir / "blob-cache", settings.blob_cache_bytes)
         await blobs.start()
-        residency = Residency(blobs, settings.host_cache_bytes, settings.load_timeout_s)
+        telemetry = Telemetry(settings.metric_labels)
+        residency = Residency(blobs, settings.host_cache_bytes, settings.load_timeout_s, telemetry)
         base_names = arguments.served_model_name
-        resolver = Resolver(registry.snapshot, TENANT, base_names, base.fingerprint, settings.slots)
-        catalog = RegistryCatalog(registry, resolver, TENANT)
+        resolver = Resolver(registry.snapshot, PUBLIC, base_names, base.fingerprint, settings.slots)
+        catalog = RegistryCatalog(registry, resolver)
         adapters = self._adapters(registry, blobs, residency, base, base_names)
-        compositions = CompositionService(registry, resolver, TENANT, base_names)
-        collector = Collector(registry, blobs, residency, settings.collect_after_s, TENANT)
         registry.subscribe(lambda event: _revoke(event, registry, residency))
         _watch(registry)
 
@@ -95,21 +106,38 @@ class Server:
             if self.app is None:
                 # Imports much of vLLM: seconds that the event loop has other uses for.
                 self.app = await asyncio.to_thread(build_app, arguments, engine)
-                health = Health(registry, supervisor)
-                complete_app(self.app, settings, base, supervisor, adapters, compositions, collector, health)
+                complete_app(self.app, settings, base, supervisor, services)
             await attach_engine(self.app, arguments, engine, catalog)
 
-        supervisor = Supervisor(arguments, residency, attach, settings.restart_backoff_s)
+        supervisor = Supervisor(
+            arguments, residency, attach, settings.restart_backoff_s, _weight_of(registry), telemetry
+        )
+        services = Services(
+            adapters,
+            CompositionService(registry, resolver, PUBLIC, base_names),
+            Collector(registry, blobs, residency, settings.collect_after_s, PUBLIC),
+            Health(registry, supervisor),
+            Access(settings, registry.snapshot),
+            TenantService(registry, locked=settings.admin_key is not None),
+            Limiter(registry),
+        )
         self.report("starting the engine")
         await supervisor.start()
+        sharing = asyncio.create_task(services.limiter.share())
         try:
             url = f"http://{settings.host}:{listener.getsockname()[1]}"
             if self.when_up is not None:
                 await self.when_up(adapters, url)
-            await self._listen_on(listener, url)
+            rpc = RpcServer(settings, services, resolver, lambda: Generation(self.app) if self.app else None)
+            self.report(f"gRPC on {await rpc.start()}")
+            try:
+                await self._listen_on(listener, url, rpc)
+            finally:
+                await rpc.stop(0)
         finally:
             self.report("stopping: running requests may end")
             await supervisor.stop(settings.drain_s)
+            sharing.cancel()
 
     def _adapters(
         self, registry: Registry, blobs: BlobStore, residency: Residency, base: BaseModel, reserved: Sequence[str]
@@ -127,13 +155,13 @@ class Server:
             ),
             scratch,
             residency.warm,
-            tenant=TENANT,
+            tenant=PUBLIC,
             reserved=reserved,
             adapter_root=settings.adapter_root,
             source_timeout_s=settings.source_timeout_s,
         )
 
-    async def _listen_on(self, listener: socket.socket, url: str) -> None:
+    async def _listen_on(self, listener: socket.socket, url: str, rpc: RpcServer) -> None:
         if self.app is None:
             raise ConfigError("the engine started without an application")
         config = uvicorn.Config(
@@ -142,19 +170,29 @@ class Server:
             timeout_graceful_shutdown=max(1, round(self.settings.drain_s)),
             timeout_keep_alive=30,
         )
-        await _Http(config, lambda: self.report(f"serving on {url}")).serve(sockets=[listener])
+
+        async def drain() -> None:
+            await rpc.stop(self.settings.drain_s)
+
+        await _Http(config, lambda: self.report(f"serving on {url}"), drain).serve(sockets=[listener])
 
 
 class _Http(uvicorn.Server):
-    """uvicorn, which says when it really listens."""
+    """uvicorn, which says when it really listens, and lets gRPC drain while it drains."""
 
-    def __init__(self, config: uvicorn.Config, listening: Callable[[], None]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, listening: Callable[[], None], drain: Callable[[], Awaitable[None]]
+    ) -> None:
         super().__init__(config)
         self._listening = listening
+        self._drain = drain
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._listening()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await asyncio.gather(super().shutdown(sockets), self._drain())
 
 
 def _listen(settings: Settings) -> socket.socket:
@@ -194,6 +232,10 @@ def _exists(registry: Registry, version: Version) -> bool:
 def _watch(registry: Registry) -> None:
     metrics.registry_live.set_function(lambda: float(registry.live))
     metrics.adapters.set_function(lambda: float(_count(registry)))
+
+
+def _weight_of(registry: Registry) -> Callable[[str], float]:
+    return lambda tenant: registry.snapshot.limits(tenant).weight
 
 
 def _count(registry: Registry) -> int:

@@ -1,11 +1,21 @@
-"""The registry of adapters, versions, aliases and saved compositions, kept in Redis and mirrored in memory."""
+"""The registry of adapters, versions, aliases, saved compositions, keys and limits: in Redis, and in memory."""
 
 from polyad.adapters_store.registry.connection import masked
 from polyad.adapters_store.registry.embedded import EmbeddedRedis
 from polyad.adapters_store.registry.events import Change, Event, Reloaded
-from polyad.adapters_store.registry.records import Adapter, Composition, Version, VersionDraft
+from polyad.adapters_store.registry.records import (
+    Adapter,
+    Composition,
+    Key,
+    Limits,
+    RoleName,
+    Tenant,
+    Version,
+    VersionDraft,
+)
 from polyad.adapters_store.registry.registry import UNSET, Registry, Unset
 from polyad.adapters_store.registry.snapshot import Snapshot
+from polyad.adapters_store.registry.view import View
 
 __all__ = [
     "Registry",
@@ -14,6 +24,11 @@ __all__ = [
     "Version",
     "VersionDraft",
     "Composition",
+    "Key",
+    "Limits",
+    "RoleName",
+    "Tenant",
+    "View",
     "Event",
     "Change",
     "Reloaded",

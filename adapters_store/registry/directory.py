@@ -34,6 +34,10 @@ class Directory(Generic[N]):
     def get(self, tenant: str, name: str) -> N | None:
         return self._records.get((tenant, name))
 
+    def count(self, tenant: str) -> int:
+        """How many records the tenant has."""
+        return len(self._names.get(tenant, ()))
+
     def page(self, tenant: str, after: str | None, limit: int) -> list[N]:
         """At most `limit` records of the tenant, by name, beginning behind `after`."""
         names = self._names.get(tenant, [])

@@ -1,6 +1,6 @@
-"""What the registry keeps: adapters with their immutable versions, and saved compositions."""
+"""What the registry keeps: adapters with their immutable versions, saved compositions, keys, and what tenants may."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -75,6 +75,40 @@ class Composition(Record):
     tenant: str
     name: str
     expression: str
+    created: float
+    revision: int
+
+
+RoleName: TypeAlias = Literal["user", "publisher", "admin"]
+
+
+class Key(Record):
+    """An API key: `digest` is the SHA-256 of its text, which only its owner has; `name` is the part that is shown."""
+
+    tenant: str
+    name: str
+    role: RoleName
+    label: str
+    digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    created: float
+    revision: int
+
+
+class Limits(Record):
+    """What one tenant may have and use (None: as much as it wants), and its weight where tenants share the engine."""
+
+    weight: Annotated[float, Field(ge=0.01, le=100)] = 1.0
+    max_adapters: Annotated[int | None, Field(ge=0, le=10**9)] = None
+    max_bytes: Annotated[int | None, Field(ge=0, le=10**14)] = None
+    requests_per_minute: Annotated[int | None, Field(ge=0, le=10**9)] = None
+    max_running: Annotated[int | None, Field(ge=0, le=10**9)] = None
+
+
+class Tenant(Limits):
+    """A tenant whose limits were set; its `name` is its `tenant`."""
+
+    tenant: str
+    name: str
     created: float
     revision: int
 

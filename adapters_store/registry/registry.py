@@ -1,4 +1,4 @@
-"""The registry: which adapters, versions, aliases and saved compositions exist, for all servers on one Redis."""
+"""The registry: which adapters, versions, aliases, saved compositions and keys exist, for all servers on one Redis."""
 
 import asyncio
 import contextlib
@@ -17,13 +17,24 @@ from polyad.adapters_store.errors import (
     UnknownAdapter,
     UnknownAlias,
     UnknownComposition,
+    UnknownKey,
     UnknownVersion,
     VersionInUse,
 )
 from polyad.adapters_store.names import PRODUCTION, check_alias, check_name
 from polyad.adapters_store.registry.events import Event
 from polyad.adapters_store.registry.feed import Feed
-from polyad.adapters_store.registry.records import Adapter, Composition, Header, Version, VersionDraft
+from polyad.adapters_store.registry.records import (
+    Adapter,
+    Composition,
+    Header,
+    Key,
+    Limits,
+    RoleName,
+    Tenant,
+    Version,
+    VersionDraft,
+)
 from polyad.adapters_store.registry.snapshot import OutOfOrder, Snapshot
 from polyad.adapters_store.registry.store import REDIS_ERRORS, Reply, Store
 from polyad.adapters_store.registry.tail import Tail
@@ -178,6 +189,38 @@ class Registry:
         reply = await self._write("delete_composition", tenant, name)
         if reply.status == "unknown_composition":
             raise UnknownComposition("composition", name, "does not exist")
+
+    async def add_key(self, tenant: str, name: str, role: RoleName, digest: str, label: str = "") -> Key:
+        """Let who has the key with this SHA-256 act for a tenant. Raise Conflict if the name is taken."""
+        key = Key(
+            tenant=tenant, name=name, role=role, label=label, digest=digest, created=round(time.time(), 3), revision=0
+        )
+        reply = await self._write("add_key", tenant, name, record=key.model_dump())
+        if reply.status == "name_taken":
+            raise Conflict("key", f"{name!r} exists")
+        return key
+
+    async def delete_key(self, tenant: str, name: str) -> None:
+        """Revoke a key, on every server. Raise UnknownKey."""
+        reply = await self._write("delete_key", tenant, name)
+        if reply.status == "unknown_key":
+            raise UnknownKey("key", name, "does not exist")
+
+    async def set_limits(self, tenant: str, limits: Limits) -> None:
+        """Replace what a tenant may have and use."""
+        record = Tenant(
+            tenant=tenant, name=tenant, created=round(time.time(), 3), revision=0, **dict(limits.model_dump())
+        )
+        await self._write("set_tenant", tenant, tenant, record=record.model_dump())
+
+    async def exchange_usage(self, server: str, usage: str, forget_s: int) -> list[str]:
+        """Tell the other servers what this one counts; what each of them told in the last `forget_s` seconds.
+
+        Raise RegistryUnavailable.
+        """
+        if not self.live:
+            raise RegistryUnavailable("registry: Redis is away")
+        return await self._store.exchange_usage(server, usage, forget_s, self._write_timeout_s)
 
     async def collectable(self, tenant: str | None = None) -> list[Version]:
         """The versions that no alias and no pin needs, as the snapshot knows them."""

@@ -1,16 +1,19 @@
 """The whole registry in memory: what requests resolve against, without any I/O."""
 
 from bisect import bisect_left, insort
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
+from typing import Any
 
 from polyad.adapters_store.errors import UnknownAdapter, UnknownAlias, UnknownComposition, UnknownVersion
 from polyad.adapters_store.names import PRODUCTION, is_digest_prefix, version_number
 from polyad.adapters_store.registry.directory import Directory
-from polyad.adapters_store.registry.events import COMPOSITION, Change
-from polyad.adapters_store.registry.records import Adapter, Composition, Header, Version
+from polyad.adapters_store.registry.events import COMPOSITION, KEY, TENANT, Change
+from polyad.adapters_store.registry.keys import Keys
+from polyad.adapters_store.registry.records import Adapter, Composition, Header, Key, Limits, Tenant, Version
 
 _LISTED = 10
+_UNLIMITED = Limits()
 
 _Key = tuple[str, str]
 
@@ -25,7 +28,10 @@ class Snapshot:
         self.revision = revision
         self._adapters: Directory[Adapter] = Directory()
         self._compositions: Directory[Composition] = Directory()
+        self._tenants: Directory[Tenant] = Directory()
+        self.keys = Keys()
         self._digests: dict[_Key, list[tuple[str, int]]] = {}
+        self._bytes: Counter[str] = Counter()
 
     @classmethod
     def build(
@@ -35,6 +41,8 @@ class Snapshot:
         headers: Iterable[Header],
         versions: Iterable[Version],
         compositions: Iterable[Composition] = (),
+        keys: Iterable[Key] = (),
+        tenants: Iterable[Tenant] = (),
     ) -> "Snapshot":
         snapshot = cls(birth, revision)
         grouped: defaultdict[_Key, dict[int, Version]] = defaultdict(dict)
@@ -42,15 +50,23 @@ class Snapshot:
             grouped[version.tenant, version.adapter][version.number] = version
         snapshot._adapters = Directory(Adapter.of(header, grouped[header.tenant, header.name]) for header in headers)
         snapshot._compositions = Directory(compositions)
+        snapshot._tenants = Directory(tenants)
+        snapshot.keys = Keys(keys)
         snapshot._digests = {
             (adapter.tenant, adapter.name): sorted((one.digest, number) for number, one in adapter.versions.items())
             for adapter in snapshot._adapters
         }
+        for adapter in snapshot._adapters:
+            snapshot._bytes[adapter.tenant] += _size(adapter)
         return snapshot
+
+    def find_adapter(self, tenant: str, name: str) -> Adapter | None:
+        """The adapter, or None."""
+        return self._adapters.get(tenant, name)
 
     def adapter(self, tenant: str, name: str) -> Adapter:
         """The adapter; raise UnknownAdapter."""
-        adapter = self._adapters.get(tenant, name)
+        adapter = self.find_adapter(tenant, name)
         if adapter is None:
             raise UnknownAdapter("adapter", name, "does not exist")
         return adapter
@@ -98,6 +114,14 @@ class Snapshot:
         """Adapters of all tenants."""
         return len(self._adapters)
 
+    def limits(self, tenant: str) -> Limits:
+        """What was set for the tenant; no limits if nothing was."""
+        return self._tenants.get(tenant, tenant) or _UNLIMITED
+
+    def usage(self, tenant: str) -> tuple[int, int]:
+        """How many adapters the tenant has, and the bytes of all their versions."""
+        return self._adapters.count(tenant), self._bytes[tenant]
+
     def digests(self) -> set[str]:
         """Every digest that any version of any tenant refers to."""
         return {digest for digests in self._digests.values() for digest, _ in digests}
@@ -118,13 +142,7 @@ class Snapshot:
             raise OutOfOrder(f"change {change.revision} does not follow revision {self.revision}")
         if change.revision <= self.revision:
             return False
-        if change.noun == COMPOSITION:
-            self._apply_composition(change)
-        elif change.header is None:
-            self._adapters.drop(change.tenant, change.name)
-            del self._digests[change.tenant, change.name]
-        else:
-            self._put(change.header, change.version, change.removed)
+        self._apply(change)
         self.revision = change.revision
         return True
 
@@ -132,13 +150,22 @@ class Snapshot:
         """Become the other snapshot, in one step, for all who hold this one."""
         self.birth, self.revision = other.birth, other.revision
         self._adapters, self._digests = other._adapters, other._digests
-        self._compositions = other._compositions
+        self._compositions, self._tenants = other._compositions, other._tenants
+        self.keys, self._bytes = other.keys, other._bytes
 
-    def _apply_composition(self, change: Change) -> None:
-        if change.composition is None:
-            self._compositions.drop(change.tenant, change.name)
+    def _apply(self, change: Change) -> None:
+        directories: dict[str, Any] = {COMPOSITION: self._compositions, KEY: self.keys, TENANT: self._tenants}
+        directory, record = directories.get(change.noun), change.record
+        if directory is not None and record is None:
+            directory.drop(change.tenant, change.name)
+        elif directory is not None:
+            directory.put(record)
+        elif isinstance(record, Header):
+            self._put(record, change.version, change.removed)
         else:
-            self._compositions.put(change.composition)
+            self._bytes[change.tenant] -= _size(self.adapter(change.tenant, change.name))
+            self._adapters.drop(change.tenant, change.name)
+            del self._digests[change.tenant, change.name]
 
     def _put(self, header: Header, version: Version | None, removed: int | None) -> None:
         key = (header.tenant, header.name)
@@ -150,7 +177,9 @@ class Snapshot:
             insort(digests, (version.digest, version.number))
         if removed is not None:
             digests.remove((versions.pop(removed).digest, removed))
-        self._adapters.put(Adapter.of(header, versions))
+        adapter = Adapter.of(header, versions)
+        self._bytes[header.tenant] += _size(adapter) - (_size(old) if old else 0)
+        self._adapters.put(adapter)
 
     def _with_digest(self, tenant: str, name: str, prefix: str) -> int:
         digests = self._digests[tenant, name]
@@ -160,3 +189,7 @@ class Snapshot:
             problem = "fits several versions" if found else "is the beginning of no digest"
             raise UnknownVersion("version", prefix, f"{problem} of adapter {name!r}")
         return found[0]
+
+
+def _size(adapter: Adapter) -> int:
+    return sum(version.size for version in adapter.versions.values())

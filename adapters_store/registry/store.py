@@ -22,15 +22,16 @@ from polyad.adapters_store.errors import ConfigError, InvalidName, RegistryUnava
 from polyad.adapters_store.names import check_name
 from polyad.adapters_store.registry.connection import close, connect, drop_idle, masked
 from polyad.adapters_store.registry.events import Change
-from polyad.adapters_store.registry.records import Composition, Header, Version
+from polyad.adapters_store.registry.records import Composition, Header, Key, Tenant, Version
 from polyad.adapters_store.registry.snapshot import Snapshot
 
-# 2: saved compositions, whose names and events a server of 1 would misread. Data of 1 is data of 2 without any;
-# `load` makes it so, under a new birth, so that servers of 1 stop writing and serve on from memory.
-SCHEMA = 2
+# 2: saved compositions, whose names and events a server of 1 would misread. 3: keys and tenants, whose events a server
+# of 2 would misread, and which it would not obey. Data of an older schema is data of the newer one without any; `load`
+# makes it so, under a new birth, so that older servers stop writing and serve on from memory. There is no way back.
+SCHEMA = 3
 REDIS_ERRORS = (RedisError, RedisClusterException, OSError)
 
-_KEYS = ("meta", "adapters", "versions", "digests", "numbers", "compositions", "events")
+_KEYS = ("meta", "adapters", "versions", "digests", "numbers", "compositions", "keys", "tenants", "usage", "events")
 _SCRIPTS = files("polyad.adapters_store.registry") / "scripts"
 _READ_COUNT = 1000
 _WRITERS = 16
@@ -38,6 +39,8 @@ _WRITERS = 16
 _HEADERS = TypeAdapter(list[Header])
 _VERSIONS = TypeAdapter(list[Version])
 _COMPOSITIONS = TypeAdapter(list[Composition])
+_API_KEYS = TypeAdapter(list[Key])
+_TENANTS = TypeAdapter(list[Tenant])
 
 
 def _script(name: str) -> str:
@@ -105,6 +108,16 @@ class Store:
             changes=[Change.parse(entry, dict(zip(pairs[::2], pairs[1::2], strict=True))) for entry, pairs in events],
         )
 
+    async def exchange_usage(self, server: str, usage: str, forget_s: int, timeout_s: float) -> list[str]:
+        """Tell the other servers what this one counts; what they told last. Raise RegistryUnavailable."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                request = {"server": server, "usage": usage, "forget_s": forget_s}
+                found: list[str] = await self._eval("exchange_usage", request)
+        except REDIS_ERRORS as error:
+            raise RegistryUnavailable(f"registry: no answer from {self.address} ({type(error).__name__})") from error
+        return found
+
     async def read(self, after: int, block_ms: int) -> list[Change]:
         """The changes behind revision `after`; wait up to `block_ms` milliseconds for the first."""
         streams: Any = await self._client.xread({self._keys[-1]: f"{after}-0"}, count=_READ_COUNT, block=block_ms)
@@ -125,11 +138,15 @@ class Store:
         return await self._client.eval(self._scripts[script], len(self._keys), *self._keys, json.dumps(request))
 
 
-def _parse(birth: str, revision: int, headers: str, versions: str, compositions: str) -> Snapshot:
+def _parse(
+    birth: str, revision: int, headers: str, versions: str, compositions: str, keys: str, tenants: str
+) -> Snapshot:
     return Snapshot.build(
         birth,
         revision,
         _HEADERS.validate_json(headers),
         _VERSIONS.validate_json(versions),
         _COMPOSITIONS.validate_json(compositions),
+        _API_KEYS.validate_json(keys),
+        _TENANTS.validate_json(tenants),
     )

@@ -1,70 +1,47 @@
-"""Who may do what: no key, an API key, an admin key."""
+"""Who may do what over HTTP: keys come as `Authorization: Bearer KEY`."""
 
-import hmac
-from enum import IntEnum
 from typing import Annotated
 
 from fastapi import Depends, Request
-from pydantic import SecretStr
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from polyad.adapters_store.errors import Forbidden, Unauthenticated
+from polyad.adapters_store.names import PUBLIC
 from polyad.serve.api.errors import error_response
+from polyad.serve.service import Access, Caller, current_caller
 
 OPEN_PATHS = frozenset({"/health", "/ready", "/version"})
-
-
-class Role(IntEnum):
-    """What a key may do; each role includes those below it."""
-
-    USER = 1
-    ADMIN = 2
-
-
-class Keys:
-    """The configured keys. Without any, everybody who can reach the server is its admin."""
-
-    def __init__(self, api_key: SecretStr | None, admin_key: SecretStr | None) -> None:
-        self._api_key = api_key
-        self._admin_key = admin_key
-
-    def role(self, authorization: bytes) -> Role:
-        """The role of an Authorization header, empty if there was none. Raises Unauthenticated."""
-        if self._api_key is None and self._admin_key is None:
-            return Role.ADMIN
-        scheme, _, token = authorization.partition(b" ")
-        if scheme.lower() == b"bearer":
-            if _same(token, self._admin_key):
-                return Role.ADMIN
-            if _same(token, self._api_key):
-                return Role.USER
-        if self._api_key is None:
-            return Role.USER
-        raise Unauthenticated("authorization: a valid key is needed, as `Authorization: Bearer KEY`")
-
-
-def _same(token: bytes, key: SecretStr | None) -> bool:
-    return key is not None and hmac.compare_digest(token, key.get_secret_value().encode())
+# What they show is of all tenants.
+_OPERATOR_PATHS = ("/metrics",)
 
 
 class Authentication:
-    """ASGI middleware: every path but OPEN_PATHS needs a key, if keys are configured; the role goes into the scope."""
+    """ASGI middleware: every path but OPEN_PATHS needs a caller, whom it puts into the scope and the context."""
 
-    def __init__(self, app: ASGIApp, keys: Keys) -> None:
+    def __init__(self, app: ASGIApp, access: Access) -> None:
         self._app = app
-        self._keys = keys
+        self._access = access
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if not _is_open(scope):
-            try:
-                scope["polyad.role"] = self._keys.role(dict(scope["headers"]).get(b"authorization", b""))
-            except Unauthenticated as error:
-                if scope["type"] == "websocket":
-                    await send({"type": "websocket.close", "code": 1008})
-                else:
-                    await error_response(error)(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
+        if _is_open(scope):
+            await self._app(scope, receive, send)
+            return
+        try:
+            caller = self._access.caller(dict(scope["headers"]).get(b"authorization", b""))
+            if scope["path"].startswith(_OPERATOR_PATHS) and not caller.operator:
+                raise Forbidden(f"authorization: this is for admins of the tenant {PUBLIC}")
+        except (Forbidden, Unauthenticated) as error:
+            if scope["type"] == "websocket":
+                await send({"type": "websocket.close", "code": 1008})
+            else:
+                await error_response(error)(scope, receive, send)
+            return
+        scope["polyad.caller"] = caller
+        token = current_caller.set(caller)
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            current_caller.reset(token)
 
 
 def _is_open(scope: Scope) -> bool:
@@ -74,10 +51,27 @@ def _is_open(scope: Scope) -> bool:
     return bool(scope["type"] != "websocket")
 
 
-def _require_admin(request: Request) -> None:
-    if request.scope.get("polyad.role", Role.USER) < Role.ADMIN:
-        raise Forbidden("authorization: changes need the admin key")
+def caller_of(request: Request) -> Caller:
+    """Whom the request is for."""
+    caller: Caller = request.scope["polyad.caller"]
+    return caller
 
 
+Asking = Annotated[Caller, Depends(caller_of)]
+
+
+def _require_publisher(caller: Asking) -> None:
+    caller.check_writes(caller.tenant)
+
+
+def _require_operator(caller: Asking) -> None:
+    caller.check_writes(PUBLIC)
+
+
+def _require_admin(caller: Asking) -> None:
+    caller.check_admin()
+
+
+Publisher = Depends(_require_publisher)
+Operator = Depends(_require_operator)
 Admin = Depends(_require_admin)
-AdminRole = Annotated[None, Admin]

@@ -1,14 +1,14 @@
-"""/v1/adapters: push, list, show, promote, delete."""
+"""/v1/adapters: push, list, show, promote, delete; /v1/public/adapters: the same for what all tenants may use."""
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from pydantic import ValidationError
 
 from polyad.adapters_store.errors import InvalidInput
-from polyad.adapters_store.names import ALIAS_RULE, NAME_RULE, VERSION_RULE, check_name, version_number
+from polyad.adapters_store.names import ALIAS_RULE, NAME_RULE, PUBLIC, VERSION_RULE, check_name, version_number
 from polyad.adapters_store.registry import UNSET
-from polyad.serve.api.access import Admin
+from polyad.serve.api.access import Asking, Operator, Publisher
 from polyad.serve.api.errors import documented_errors
 from polyad.serve.api.route import Route, invalid_input
 from polyad.serve.api.schemas import (
@@ -30,21 +30,29 @@ VersionInPath = Annotated[str, Path(description=f"Version: {VERSION_RULE}", exam
 Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="Entries per page.")]
 
 
-def adapters_router(service: AdapterService) -> APIRouter:
-    """The routes over one tenant's adapters."""
-    errors = documented_errors(400, 401, 403, 404, 409, 413, 503)
-    router = APIRouter(prefix="/v1/adapters", tags=["adapters"], responses=errors, route_class=Route)
-    _add_reading(router, service)
-    _add_pushing(router, service)
-    _add_aliases(router, service)
-    _add_removal(router, service)
+def adapters_router(service: AdapterService, *, public: bool = False) -> APIRouter:
+    """The routes over the adapters of the tenant that asks; with `public`, over those that all tenants may use."""
+
+    def mine(caller: Asking) -> AdapterService:
+        return service.of(PUBLIC if public else caller.tenant)
+
+    errors = documented_errors(400, 401, 403, 404, 409, 413, 429, 503)
+    prefix, tag = ("/v1/public/adapters", "public adapters") if public else ("/v1/adapters", "adapters")
+    router = APIRouter(prefix=prefix, tags=[tag], responses=errors, route_class=Route)
+    of_caller, writer = Depends(mine), Operator if public else Publisher
+    _add_reading(router, of_caller)
+    _add_pushing(router, of_caller, writer)
+    _add_aliases(router, of_caller, writer)
+    _add_removal(router, of_caller, writer)
     return router
 
 
-def _add_reading(router: APIRouter, service: AdapterService) -> None:
+def _add_reading(router: APIRouter, mine: Any) -> None:
     @router.get("", summary="List adapters by name")
     async def list_adapters(
-        limit: Limit = 100, after: Annotated[str | None, Query(examples=["support"])] = None
+        limit: Limit = 100,
+        after: Annotated[str | None, Query(examples=["support"])] = None,
+        service: AdapterService = mine,
     ) -> AdapterPage:
         if after is not None:
             check_name("after", after)
@@ -53,12 +61,15 @@ def _add_reading(router: APIRouter, service: AdapterService) -> None:
         return AdapterPage(data=data, after=data[-1].name if len(page) > limit else None)
 
     @router.get("/{name}", summary="Show an adapter")
-    async def show_adapter(name: NameInPath) -> AdapterOut:
+    async def show_adapter(name: NameInPath, service: AdapterService = mine) -> AdapterOut:
         return AdapterOut.of(service.adapter(name))
 
     @router.get("/{name}/versions", summary="List an adapter's versions, newest first")
     async def list_versions(
-        name: NameInPath, limit: Limit = 100, after: Annotated[str | None, Query(examples=["v2"])] = None
+        name: NameInPath,
+        limit: Limit = 100,
+        after: Annotated[str | None, Query(examples=["v2"])] = None,
+        service: AdapterService = mine,
     ) -> VersionPage:
         adapter = service.adapter(name)
         below = _number_after(after)
@@ -67,11 +78,11 @@ def _add_reading(router: APIRouter, service: AdapterService) -> None:
         return VersionPage(data=data, after=data[-1].version if len(numbers) > limit else None)
 
     @router.get("/{name}/versions/{version}", summary="Show a version")
-    async def show_version(name: NameInPath, version: VersionInPath) -> VersionOut:
+    async def show_version(name: NameInPath, version: VersionInPath, service: AdapterService = mine) -> VersionOut:
         return VersionOut.of(service.version(name, version), service.adapter(name))
 
 
-def _add_pushing(router: APIRouter, service: AdapterService) -> None:
+def _add_pushing(router: APIRouter, mine: Any, writer: Any) -> None:
     @router.post(
         "",
         summary="Push a version",
@@ -81,43 +92,45 @@ def _add_pushing(router: APIRouter, service: AdapterService) -> None:
         response_model=VersionOut,
         responses={200: {"model": VersionOut, "description": "These bytes are a version already."}},
         openapi_extra={"requestBody": {"required": True, "content": _push_content()}},
-        dependencies=[Admin],
+        dependencies=[writer],
     )
-    async def push(request: Request, response: Response) -> VersionOut:
+    async def push(request: Request, response: Response, service: AdapterService = mine) -> VersionOut:
         pushed = await _push(request, service)
         response.status_code = 201 if pushed.created else 200
         return VersionOut.of(pushed.version, service.adapter(pushed.version.adapter))
 
 
-def _add_aliases(router: APIRouter, service: AdapterService) -> None:
-    @router.put("/{name}/aliases/{alias}", summary="Point an alias at a version", dependencies=[Admin])
-    async def set_alias(name: NameInPath, alias: AliasInPath, body: SetAlias) -> AdapterOut:
+def _add_aliases(router: APIRouter, mine: Any, writer: Any) -> None:
+    @router.put("/{name}/aliases/{alias}", summary="Point an alias at a version", dependencies=[writer])
+    async def set_alias(
+        name: NameInPath, alias: AliasInPath, body: SetAlias, service: AdapterService = mine
+    ) -> AdapterOut:
         expected = body.if_current if "if_current" in body.model_fields_set else UNSET
         return AdapterOut.of(await service.set_alias(name, alias, body.version, expected))
 
-    @router.delete("/{name}/aliases/{alias}", summary="Delete an alias", dependencies=[Admin])
-    async def delete_alias(name: NameInPath, alias: AliasInPath) -> AdapterOut:
+    @router.delete("/{name}/aliases/{alias}", summary="Delete an alias", dependencies=[writer])
+    async def delete_alias(name: NameInPath, alias: AliasInPath, service: AdapterService = mine) -> AdapterOut:
         return AdapterOut.of(await service.delete_alias(name, alias))
 
 
-def _add_removal(router: APIRouter, service: AdapterService) -> None:
-    @router.delete("/{name}", summary="Delete an adapter with all its versions", dependencies=[Admin])
-    async def delete_adapter(name: NameInPath) -> Deleted:
+def _add_removal(router: APIRouter, mine: Any, writer: Any) -> None:
+    @router.delete("/{name}", summary="Delete an adapter with all its versions", dependencies=[writer])
+    async def delete_adapter(name: NameInPath, service: AdapterService = mine) -> Deleted:
         await service.delete(name)
         return Deleted(adapter=name)
 
-    @router.delete("/{name}/versions/{version}", summary="Delete a version that no alias needs", dependencies=[Admin])
-    async def delete_version(name: NameInPath, version: VersionInPath) -> Deleted:
+    @router.delete("/{name}/versions/{version}", summary="Delete a version that no alias needs", dependencies=[writer])
+    async def delete_version(name: NameInPath, version: VersionInPath, service: AdapterService = mine) -> Deleted:
         await service.delete_version(name, version)
         return Deleted(adapter=name, version=version)
 
-    @router.put("/{name}/versions/{version}/pin", summary="Protect a version from collection", dependencies=[Admin])
-    async def pin(name: NameInPath, version: VersionInPath) -> VersionOut:
+    @router.put("/{name}/versions/{version}/pin", summary="Protect a version from collection", dependencies=[writer])
+    async def pin(name: NameInPath, version: VersionInPath, service: AdapterService = mine) -> VersionOut:
         adapter = await service.set_pinned(name, version, True)
         return VersionOut.of(service.version(name, version), adapter)
 
-    @router.delete("/{name}/versions/{version}/pin", summary="End a version's protection", dependencies=[Admin])
-    async def unpin(name: NameInPath, version: VersionInPath) -> VersionOut:
+    @router.delete("/{name}/versions/{version}/pin", summary="End a version's protection", dependencies=[writer])
+    async def unpin(name: NameInPath, version: VersionInPath, service: AdapterService = mine) -> VersionOut:
         adapter = await service.set_pinned(name, version, False)
         return VersionOut.of(service.version(name, version), adapter)
 

@@ -1,4 +1,7 @@
-"""vLLM's own adapter routes, for scripts that use them: the same bodies, the same answers, over the registry."""
+"""vLLM's own adapter routes, for scripts that use them: the same bodies, the same answers, over the registry.
+
+The folder is one of the server's own: only who runs it may name it.
+"""
 
 from typing import Annotated
 
@@ -8,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from polyad.adapters_store.errors import Conflict, InvalidInput, UnknownAdapter
 from polyad.adapters_store.names import PRODUCTION, check_name
-from polyad.serve.api.access import Admin
+from polyad.serve.api.access import Operator
 from polyad.serve.api.errors import documented_errors
 from polyad.serve.api.route import Route
 from polyad.serve.service import AdapterService
@@ -39,7 +42,7 @@ class UnloadAdapter(BaseModel):
 def compatibility_router(service: AdapterService) -> APIRouter:
     """/v1/load_lora_adapter and /v1/unload_lora_adapter; the path must lie under the configured adapter_root."""
     errors = documented_errors(400, 401, 403, 404, 409, 413, 503)
-    router = APIRouter(tags=["vLLM compatibility"], dependencies=[Admin], responses=errors, route_class=Route)
+    router = APIRouter(tags=["vLLM compatibility"], dependencies=[Operator], responses=errors, route_class=Route)
 
     @router.post("/v1/load_lora_adapter", summary="Push from a folder on the server", response_class=PlainTextResponse)
     async def load(body: LoadAdapter) -> str:

@@ -1,13 +1,13 @@
-"""/v1/compositions: expressions that were given a name."""
+"""/v1/compositions: expressions that were given a name; /v1/public/compositions: those that all tenants may use."""
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Depends, Path, Query
 from pydantic import BaseModel, ConfigDict, WithJsonSchema
 
-from polyad.adapters_store.names import NAME_RULE, check_name
+from polyad.adapters_store.names import NAME_RULE, PUBLIC, check_name
 from polyad.adapters_store.registry import Composition
-from polyad.serve.api.access import Admin
+from polyad.serve.api.access import Asking, Operator, Publisher
 from polyad.serve.api.adapters import Limit
 from polyad.serve.api.errors import documented_errors
 from polyad.serve.api.route import Route
@@ -74,14 +74,22 @@ class DeletedComposition(BaseModel):
     composition: str
 
 
-def compositions_router(service: CompositionService) -> APIRouter:
-    """The routes over one tenant's saved compositions."""
+def compositions_router(service: CompositionService, *, public: bool = False) -> APIRouter:
+    """The routes over the saved compositions of the tenant that asks, or over those that all tenants may use."""
+
+    def of_caller(caller: Asking) -> CompositionService:
+        return service.of(PUBLIC if public else caller.tenant)
+
+    mine, writer = Depends(of_caller), Operator if public else Publisher
     errors = documented_errors(400, 401, 403, 404, 409, 413, 503)
-    router = APIRouter(prefix="/v1/compositions", tags=["compositions"], responses=errors, route_class=Route)
+    prefix, tag = ("/v1/public/compositions", "public compositions") if public else ("/v1/compositions", "compositions")
+    router = APIRouter(prefix=prefix, tags=[tag], responses=errors, route_class=Route)
 
     @router.get("", summary="List saved compositions by name")
     async def list_compositions(
-        limit: Limit = 100, after: Annotated[str | None, Query(examples=["helpful"])] = None
+        limit: Limit = 100,
+        after: Annotated[str | None, Query(examples=["helpful"])] = None,
+        service: CompositionService = mine,
     ) -> CompositionPage:
         if after is not None:
             check_name("after", after)
@@ -90,19 +98,21 @@ def compositions_router(service: CompositionService) -> APIRouter:
         return CompositionPage(data=data, after=data[-1].name if len(page) > limit else None)
 
     @router.get("/{name}", summary="Show a saved composition")
-    async def show_composition(name: NameInPath) -> CompositionOut:
+    async def show_composition(name: NameInPath, service: CompositionService = mine) -> CompositionOut:
         return CompositionOut.of(service.composition(name))
 
-    @router.put("/{name}", summary="Save a composition", dependencies=[Admin])
-    async def set_composition(name: NameInPath, body: SetComposition) -> CompositionOut:
+    @router.put("/{name}", summary="Save a composition", dependencies=[writer])
+    async def set_composition(
+        name: NameInPath, body: SetComposition, service: CompositionService = mine
+    ) -> CompositionOut:
         expression = service.read(body.expression, "expression")
         if "if_current" not in body.model_fields_set:
             return CompositionOut.of(await service.save(name, expression))
         expected = None if body.if_current is None else service.read(body.if_current, "if_current")
         return CompositionOut.of(await service.save(name, expression, expected))
 
-    @router.delete("/{name}", summary="Forget a saved composition", dependencies=[Admin])
-    async def delete_composition(name: NameInPath) -> DeletedComposition:
+    @router.delete("/{name}", summary="Forget a saved composition", dependencies=[writer])
+    async def delete_composition(name: NameInPath, service: CompositionService = mine) -> DeletedComposition:
         await service.delete(name)
         return DeletedComposition(composition=name)
 

@@ -68,6 +68,7 @@ def _complete_operation(path: str, operation: dict[str, Any]) -> None:
         operation["security"] = [{"key": []}]
         responses.setdefault("401", _error("No valid key."))
     if needs_engine(path):
+        responses.setdefault("429", _error("A limit of the tenant is reached; Retry-After says when to ask again."))
         responses.setdefault("503", _error("The engine is starting or restarting; Retry-After says when to ask again."))
     content = operation.get("requestBody", {}).get("content", {}).get("application/json")
     if content is not None and path in _EXAMPLES:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from polyad.adapters_store.errors import InvalidInput, PolyadError, Unauthenticated, Unavailable
+from polyad.adapters_store.errors import InvalidInput, LimitReached, PolyadError, Unauthenticated, Unavailable
 from polyad.serve.engine import engine_errors
 
 logger = logging.getLogger(__name__)
@@ -25,6 +25,7 @@ _MEANINGS = {
     404: "What the request names does not exist.",
     409: "Not in the present state: an alias or a composition has changed, a name is taken, or a version is in use.",
     413: "The body or the adapter is too large.",
+    429: "A limit of the tenant is reached; Retry-After says when to ask again.",
     503: "The registry, the blob store or the engine is away; nothing was changed.",
 }
 _EXAMPLE: dict[str, Any] = {
@@ -72,6 +73,8 @@ def _response(
 def _headers(error: PolyadError) -> Mapping[str, str]:
     if isinstance(error, Unavailable):
         return {"Retry-After": str(RETRY_AFTER_S)}
+    if isinstance(error, LimitReached):
+        return {"Retry-After": str(error.retry_after_s)}
     if isinstance(error, Unauthenticated):
         return {"WWW-Authenticate": "Bearer"}
     return {}

@@ -2,18 +2,22 @@
 
 import asyncio
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from polyad.adapters_store.errors import EngineUnavailable, TooLarge
+from polyad.adapters_store.errors import EngineUnavailable, LimitReached, TooLarge
 from polyad.serve.api.errors import error_response
+from polyad.serve.service import Caller, Limiter
 
 # What is answered without an engine.
 _ENGINELESS = (
     "/v1/adapters",
     "/v1/compositions",
     "/v1/collections",
+    "/v1/public",
+    "/v1/keys",
+    "/v1/tenants",
     "/health",
     "/ready",
     "/version",
@@ -43,6 +47,27 @@ class EngineGate:
             await error_response(error)(scope, receive, send)
             return
         await self._app(scope, receive, send)
+
+
+class TenantLimit:
+    """ASGI middleware: inference beyond what the caller's tenant may use is answered with 429 at once."""
+
+    def __init__(self, app: ASGIApp, limiter: Limiter) -> None:
+        self._app = app
+        self._limiter = limiter
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        caller: Caller | None = scope.get("polyad.caller")
+        if caller is None or scope.get("method") != "POST" or not needs_engine(scope["path"]):
+            await self._app(scope, receive, send)
+            return
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(self._limiter.running(caller.tenant))
+            except LimitReached as error:
+                await error_response(error)(scope, receive, send)
+                return
+            await self._app(scope, receive, send)
 
 
 class BodyLimit:

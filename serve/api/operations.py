@@ -5,7 +5,7 @@ from importlib.metadata import version as installed_version
 from fastapi import APIRouter, Response
 
 from polyad.adapters_store.base_model import BaseModel
-from polyad.serve.api.access import Admin
+from polyad.serve.api.access import Admin, Asking
 from polyad.serve.api.errors import documented_errors
 from polyad.serve.api.route import Route
 from polyad.serve.api.schemas import Alive, Collect, CollectedOut, Ready, VersionInfo, VersionOut
@@ -43,8 +43,8 @@ def operations_router(health: Health, collector: Collector, base: BaseModel) -> 
         responses=documented_errors(400, 401, 403, 413, 503),
         dependencies=[Admin],
     )
-    async def collect(body: Collect) -> CollectedOut:
-        collected = await collector.collect(body.dry_run)
+    async def collect(caller: Asking, body: Collect) -> CollectedOut:
+        collected = await collector.of(caller.tenant).collect(body.dry_run)
         data = [VersionOut.of(version) for version in collected.versions]
         return CollectedOut(dry_run=body.dry_run, versions=data, blobs=collected.blobs)
 

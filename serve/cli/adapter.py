@@ -11,6 +11,7 @@ from polyad.serve.cli.client import Client, print_json, remote
 from polyad.serve.cli.reference import (
     adapter_name,
     adapter_path,
+    adapters_path,
     alias_name,
     reference,
     version_path,
@@ -55,14 +56,15 @@ def push(client: Client, as_json: bool, name: str, source: str, alias: str | Non
     Example:
       polyad adapter push support ./support-lora --alias canary
     """
-    fields = {"name": name, **({"alias": alias} if alias is not None else {})}
+    path, bare = adapters_path(name), name.removeprefix("public/")
+    fields = {"name": bare, **({"alias": alias} if alias is not None else {})}
     if "://" in source:
         if initial is not None:
             raise click.UsageError(f"--initial goes with a folder; {source} may hold initial/{WEIGHTS} itself")
-        response = client.send("POST", "/v1/adapters", json={**fields, "source": source})
+        response = client.send("POST", path, json={**fields, "source": source})
     else:
         with opened(adapter_files(Path(source), initial)) as files:
-            response = client.send("POST", "/v1/adapters", data=fields, files=files)
+            response = client.send("POST", path, data=fields, files=files)
     version = client.json(response)
     if as_json:
         print_json(version)

@@ -63,12 +63,12 @@ class Client:
         """The JSON that answers a request."""
         return self.json(self.send(method, path, **options))
 
-    def pages(self, path: str) -> Iterator[dict[str, Any]]:
+    def pages(self, path: str, **parameters: str) -> Iterator[dict[str, Any]]:
         """Every entry of a paged list."""
         after: str | None = None
         while True:
             cursor = {} if after is None else {"after": after}
-            page = self.call("GET", path, params={"limit": _PAGE, **cursor})
+            page = self.call("GET", path, params={"limit": _PAGE, **parameters, **cursor})
             yield from page["data"]
             after = page.get("after")
             if after is None:

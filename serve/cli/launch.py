@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from polyad.serve.cli.example import base_options, what_to_try
+from polyad.serve.cli.json_log import JsonLines
 from polyad.serve.cli.lifetime import Lifetime, end_on_sigterm
 from polyad.serve.cli.progress import LogLines, Progress
 from polyad.serve.config import Settings
@@ -24,7 +25,7 @@ def launch(model: str | None, options: Sequence[str], settings: Settings, exampl
     """
     end_on_sigterm()
     with Progress() as progress:
-        _write_logs(progress)
+        _write_logs(progress, settings.log_format)
         _prepare_process(settings, example)
         if model is None:
             model, options = _example_model(settings, options, progress)
@@ -58,9 +59,12 @@ async def _show_example(service: "AdapterService", url: str, settings: Settings,
     click.echo(what_to_try(url, with_key=settings.admin_key is not None or settings.api_key is not None))
 
 
-def _write_logs(progress: Progress) -> None:
+def _write_logs(progress: Progress, log_format: str) -> None:
     handler = logging.StreamHandler()
-    handler.setFormatter(LogLines(progress))
+    handler.setFormatter(JsonLines() if log_format == "json" else LogLines(progress))
+    if log_format == "text":
+        # A line for each request is for machines.
+        logging.getLogger("polyad.serve.engine.telemetry").setLevel(logging.WARNING)
     logger = logging.getLogger("polyad")
     logger.setLevel(logging.INFO)
     logger.addHandler(handler)

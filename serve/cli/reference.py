@@ -3,15 +3,22 @@
 import click
 
 from polyad.adapters_store.errors import InvalidName
-from polyad.adapters_store.names import check_alias, check_name, check_reference, version_number
+from polyad.adapters_store.names import (
+    check_alias,
+    check_model_name,
+    check_name,
+    check_reference,
+    public_name,
+    version_number,
+)
 
 ABSENT = "none"
 
 
 def adapter_name(_: click.Context, __: click.Parameter, value: str) -> str:
-    """The name of an adapter, or of a composition."""
+    """The name of an adapter, or of a composition: one's own, or `public/` and a name."""
     try:
-        return check_name("name", value)
+        return check_model_name("name", value)
     except InvalidName as error:
         raise click.BadParameter(str(error)) from error
 
@@ -55,14 +62,35 @@ def versioned_reference(context: click.Context, parameter: click.Parameter, valu
 
 def adapter_path(name: str) -> str:
     """The URL path of an adapter."""
-    return f"/v1/adapters/{name}"
+    return f"{_folder('adapters', name)}/{_bare(name)}"
+
+
+def adapters_path(name: str) -> str:
+    """The URL path of the adapters that a name is, or would be, among."""
+    return _folder("adapters", name)
 
 
 def composition_path(name: str) -> str:
     """The URL path of a saved composition."""
-    return f"/v1/compositions/{name}"
+    return f"{_folder('compositions', name)}/{_bare(name)}"
 
 
 def version_path(name: str, version: str) -> str:
     """The URL path of a version."""
-    return f"/v1/adapters/{name}/versions/{version}"
+    return f"{adapter_path(name)}/versions/{version}"
+
+
+def tenant_name(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
+    """The name of a tenant, or None where an option was not given."""
+    try:
+        return None if value is None else check_name("tenant", value)
+    except InvalidName as error:
+        raise click.BadParameter(str(error)) from error
+
+
+def _folder(kind: str, name: str) -> str:
+    return f"/v1/{kind}" if public_name(name) is None else f"/v1/public/{kind}"
+
+
+def _bare(name: str) -> str:
+    return public_name(name) or name

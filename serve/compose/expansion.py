@@ -3,8 +3,8 @@
 from decimal import Decimal
 
 from polyad.adapters_store.errors import Conflict, InvalidInput, NotFound, UnknownModel, Unsupported
-from polyad.adapters_store.names import PRODUCTION
-from polyad.adapters_store.registry import Composition, Snapshot, Version
+from polyad.adapters_store.names import PRODUCTION, PUBLIC, public_name
+from polyad.adapters_store.registry import Composition, Snapshot, Version, View
 from polyad.serve.compose.bounds import MAX_DEPTH, MAX_WEIGHT, WEIGHT_RULE
 from polyad.serve.compose.expression import Blend, Expression, Fusion, Reference
 from polyad.serve.compose.parser import parse
@@ -59,12 +59,15 @@ class Expansion:
         if self._names > _MAX_NAMES:
             allowed = f"at most {_MAX_NAMES} names, saved compositions written out"
             raise InvalidInput(self._field, "more names", allowed, _within(chain))
-        composition = self._snapshot.find_composition(self._tenant, reference.adapter)
+        # What is public means the same for everybody: no tenant's own names are in it.
+        tenant = PUBLIC if chain and public_name(chain[-1]) else self._tenant
+        names = View(self._snapshot, tenant)
+        composition = names.find_composition(reference.adapter)
         if composition is not None:
             self._add_saved(composition, reference, chain, weight)
             return
         try:
-            version = self._snapshot.resolve(self._tenant, reference.adapter, reference.at)
+            version = names.resolve(reference.adapter, reference.at)
         except NotFound as error:
             raise self._unknown(reference, f"is not served here ({error})", chain) from error
         key = (version.tenant, version.adapter, version.digest)
@@ -74,8 +77,10 @@ class Expansion:
     def _add_saved(self, composition: Composition, reference: Reference, chain: _Chain, weight: Decimal) -> None:
         if reference.at != PRODUCTION:
             raise self._unknown(reference, "is not served here (a composition has no versions and no aliases)", chain)
-        longer = (*chain, composition.name)
-        if composition.name in chain:
+        own = composition.tenant == self._tenant
+        name = composition.name if own else f"{composition.tenant}/{composition.name}"
+        longer = (*chain, name)
+        if name in chain:
             raise Conflict(self._field, f"a composition contains itself: {_arrows(longer)}")
         if len(longer) > MAX_DEPTH:
             raise Conflict(self._field, f"at most {MAX_DEPTH} compositions within each other: {_arrows(longer)}")

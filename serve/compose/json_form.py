@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 from polyad.adapters_store.errors import InvalidInput
-from polyad.adapters_store.names import PRODUCTION, check_name, check_reference
+from polyad.adapters_store.names import PRODUCTION, check_model_name, check_name, check_reference
 from polyad.serve.compose.bounds import MAX_DEPTH, MAX_OPTIONS, MAX_TERMS, MAX_WEIGHT, WEIGHT_RULE
 from polyad.serve.compose.expression import FUSE, Blend, Delta, Expression, Fusion, Merge, Reference, Weighted, blend
 from polyad.serve.compose.options import VALUE_RULE, Options, Value, checked_number, options_of, read_value
@@ -107,7 +107,7 @@ class _Reader:
 
 
 def _reference(node: _Node, path: str) -> Reference:
-    adapter = check_name(f"{path}.adapter", _string(node, "adapter", path))
+    adapter = check_model_name(f"{path}.adapter", _string(node, "adapter", path))
     return Reference(adapter, check_reference(f"{path}.at", _string(node, "at", path)) if "at" in node else PRODUCTION)
 
 

@@ -11,7 +11,7 @@
 from typing import TypeAlias
 
 from polyad.adapters_store.errors import InvalidInput
-from polyad.adapters_store.names import PRODUCTION, check_name, check_reference
+from polyad.adapters_store.names import PRODUCTION, check_model_name, check_reference
 from polyad.serve.compose.bounds import MAX_DEPTH, MAX_LENGTH, MAX_OPTIONS, MAX_TERMS
 from polyad.serve.compose.expression import FUSE, Delta, Expression, Fusion, Merge, Reference, blend
 from polyad.serve.compose.options import Options, Value, options_of
@@ -35,7 +35,7 @@ def is_composition(text: str) -> bool:
 def parse_reference(text: str, field: str = "model") -> Reference:
     """Read `name`, `name@alias`, `name@version`. Raises InvalidName."""
     name, at, version = text.partition("@")
-    return Reference(check_name(field, name), check_reference(field, version) if at else PRODUCTION)
+    return Reference(check_model_name(field, name), check_reference(field, version) if at else PRODUCTION)
 
 
 def parse(text: str, *, start: int = 0, field: str = "model") -> Expression:
@@ -105,7 +105,7 @@ class _Parser:
         self._terms += 1
         if self._terms > MAX_TERMS:
             raise self._scanner.refused(f"at most {MAX_TERMS} names and methods in all")
-        name = self._scanner.name(_OPERAND)
+        name = self._scanner.model_name(_OPERAND)
         version = self._scanner.version()
         called = version is None and self._scanner.peek() == "("
         found = self._call(name) if called else Reference(name, version or PRODUCTION)

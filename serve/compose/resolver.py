@@ -1,9 +1,10 @@
 """From the `model` of a request to a plan, by the in-memory snapshot of the registry: no I/O."""
 
+import copy
 from collections.abc import Collection
 
 from polyad.adapters_store.errors import InvalidInput, NotFound, UnknownModel, WrongBase
-from polyad.adapters_store.registry import Snapshot, Version
+from polyad.adapters_store.registry import Snapshot, Version, View
 from polyad.serve.compose.expansion import Expansion
 from polyad.serve.compose.expression import Expression
 from polyad.serve.compose.parser import is_composition, parse, parse_reference
@@ -13,7 +14,7 @@ _MAX_VERSIONS = 8
 
 
 class Resolver:
-    """Resolves the `model` of requests for one tenant's adapters and compositions over one base model.
+    """Resolves the `model` of one tenant's requests to what the tenant can name, over one base model.
 
     `max_versions` bounds the versions of one plan: as many as the engine has slots for. Nothing is kept per request.
     """
@@ -34,6 +35,12 @@ class Resolver:
         self._fingerprint = fingerprint
         self._max_versions = max_versions
 
+    def of(self, tenant: str) -> "Resolver":
+        """The same for another tenant's requests."""
+        other = copy.copy(self)
+        other._tenant = tenant
+        return other
+
     def is_base(self, model: str) -> bool:
         """Whether the name is one that the base model is served under."""
         return model in self._base_names
@@ -47,9 +54,9 @@ class Resolver:
         if is_composition(text):
             return self.resolve(self.parse(model, "model"), "model")
         try:
-            reference = parse_reference(text)
-            if self._snapshot.find_composition(self._tenant, reference.adapter) is None:
-                version = self._snapshot.resolve(self._tenant, reference.adapter, reference.at)
+            reference, names = parse_reference(text), View(self._snapshot, self._tenant)
+            if names.find_composition(reference.adapter) is None:
+                version = names.resolve(reference.adapter, reference.at)
                 self._check_base(version, "model")
                 return Plan.single(version)
         except (InvalidInput, NotFound) as error:

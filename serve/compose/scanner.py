@@ -1,7 +1,9 @@
 """The text of a composition, read from left to right, and the errors that say where it went wrong."""
 
+from collections.abc import Callable
+
 from polyad.adapters_store.errors import InvalidInput, InvalidName
-from polyad.adapters_store.names import NAME_RULE, VERSION_RULE, is_name, is_reference
+from polyad.adapters_store.names import MODEL_RULE, NAME_RULE, VERSION_RULE, is_model_name, is_name, is_reference
 from polyad.serve.compose.bounds import MAX_WEIGHT, WEIGHT_RULE
 from polyad.serve.compose.number import number_end
 from polyad.serve.compose.options import VALUE_RULE, Value, read_value
@@ -34,11 +36,11 @@ class Scanner:
 
     def name(self, allowed: str) -> str:
         """The name that comes next. Raises InvalidInput if none can, InvalidName if it breaks the rule for names."""
-        start = self._word_start(allowed)
-        word = self._word()
-        if not is_name(word):
-            raise InvalidName(self._field, word, NAME_RULE, self._place(start))
-        return word
+        return self._checked(allowed, is_name, NAME_RULE)
+
+    def model_name(self, allowed: str) -> str:
+        """The name of an adapter or a composition, or of a method. Raises as `name`."""
+        return self._checked(allowed, is_model_name, MODEL_RULE)
 
     def version(self) -> str | None:
         """What stands behind an @ that comes next, without spaces; None if none does. Raises InvalidName."""
@@ -79,6 +81,13 @@ class Scanner:
         start = self.position = self.position if start is None else start
         came = self._text[start : max(self._word_end(), start + 1)]
         return InvalidInput(self._field, came, allowed, self._place(start))
+
+    def _checked(self, allowed: str, valid: Callable[[str], bool], rule: str) -> str:
+        start = self._word_start(allowed)
+        word = self._word()
+        if not valid(word):
+            raise InvalidName(self._field, word, rule, self._place(start))
+        return word
 
     def _word_start(self, allowed: str) -> int:
         if self.peek() in ("", "-") or self.peek() in _DELIMITERS:

@@ -34,6 +34,7 @@ OURS: Mapping[str, str] = {
     "--lora-modules": "`polyad adapter push`",
     "--lora-target-modules": "nothing: every linear module can be adapted",
     "--scheduler-cls": "nothing: polyad schedules slots",
+    "--scheduling-policy": "nothing: polyad shares fairly, with priorities inside a tenant",
     "--worker-extension-cls": "nothing: polyad extends the worker",
     "--additional-config": "nothing: polyad passes its own",
     "--api-server-count": "more replicas",

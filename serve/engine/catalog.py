@@ -17,7 +17,7 @@ class Model:
 
 
 class Catalog(Protocol):
-    """The names that requests may use."""
+    """The names that the request at hand may use."""
 
     @property
     def resolver(self) -> Resolver: ...

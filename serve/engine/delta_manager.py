@@ -53,7 +53,7 @@ class DeltaManager:
             return
         compositions = {request.lora_int_id: weights(request) for request in requests}
         needed = {engine_id for terms in compositions.values() for engine_id in terms}
-        self._slots.hold({engine_id: self.host[engine_id] for engine_id in needed})
+        self._slots.hold({engine_id: self.host[engine_id] for engine_id in needed}, self.host.owners)
         if mapping is not None:
             seen = mapping.index_mapping, self._slots.revision
             if seen != self._seen:

@@ -1,6 +1,6 @@
 """The engine as the request handlers see it: vLLM's AsyncLLM, which understands plans."""
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
@@ -10,20 +10,26 @@ from vllm.v1.engine.async_llm import AsyncLLM
 
 from polyad.serve.engine.engine_errors import refuse_failed, refusing
 from polyad.serve.engine.identity import PlannedRequest
+from polyad.serve.engine.ownership import own
 from polyad.serve.engine.residency import Residency
 from polyad.serve.engine.structured import check_structured
+from polyad.serve.engine.telemetry import Telemetry
+from polyad.serve.service.access import current_caller
 
 
 class AdapterEngine(AsyncLLM):
     """vLLM's engine client. A request for an adapter is sent on only when its version is in host memory."""
 
     residency: Residency
+    weight_of: Callable[[str], float]
+    telemetry: Telemetry
     supported_tasks: tuple[str, ...]
 
     async def generate(
         self,
         prompt: Any,
         sampling_params: Any = None,
+        request_id: str = "",
         *args: Any,
         lora_request: LoRARequest | None = None,
         **kwargs: Any,
@@ -32,16 +38,27 @@ class AdapterEngine(AsyncLLM):
 
         Raises Refused, for what the engine itself refuses and for what `Residency.lease` raises.
         """
-        with refusing():
+        plan = lora_request.plan if isinstance(lora_request, PlannedRequest) else None
+        tenant = current_caller.get().tenant
+        with refusing(), self.telemetry.request(request_id, tenant, plan, sampling_params) as observed:
             check_structured(sampling_params)
             async with (
                 self._resident(lora_request) as resident,
                 # A client that went away must be gone from the engine before the version may leave it.
-                aclosing(super().generate(prompt, sampling_params, *args, lora_request=resident, **kwargs)) as outputs,
+                aclosing(
+                    super().generate(prompt, sampling_params, request_id, *args, lora_request=resident, **kwargs)
+                ) as outputs,
             ):
                 async for output in outputs:
                     refuse_failed(output)
+                    observed.output(output)
                     yield output
+
+    async def _add_request(self, request: Any, *args: Any, **kwargs: Any) -> None:
+        # Whatever asks the engine for something comes through here, pooling and each of `n` answers too.
+        tenant = current_caller.get().tenant
+        own(request, tenant, self.weight_of(tenant))
+        await super()._add_request(request, *args, **kwargs)
 
     @asynccontextmanager
     async def _resident(self, lora_request: LoRARequest | None) -> AsyncIterator[LoRARequest | None]:

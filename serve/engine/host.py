@@ -46,11 +46,13 @@ class HostMemory:
         self._whole = whole
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="polyad-load", initializer=_yield_to_the_engine)
         self._reads: dict[int, Future[PackedVersion]] = {}
+        self.owners: dict[int, str] = {}
 
-    def load(self, engine_id: int, path: str) -> None:
-        """Begin to bring a delta file into host memory; returns at once."""
+    def load(self, engine_id: int, path: str, owner: str = "") -> None:
+        """Begin to bring a delta file into host memory; returns at once. `owner` is the tenant that asked for it."""
         if engine_id not in self._reads:
             self._reads[engine_id] = self._reader.submit(self._read, Path(path))
+            self.owners[engine_id] = owner
 
     def state(self, engine_id: int) -> str:
         """LOADING, READY, or FAILED followed by the reason."""
@@ -65,6 +67,7 @@ class HostMemory:
         return READY
 
     def drop(self, engine_id: int) -> None:
+        self.owners.pop(engine_id, None)
         if read := self._reads.pop(engine_id, None):
             read.cancel()
 

@@ -15,3 +15,38 @@ engine_up = Gauge("polyad_engine_up", "1 while the engine answers, 0 while it is
 engine_restarts = Counter("polyad_engine_restarts", "Times the engine died and was started again.")
 registry_live = Gauge("polyad_registry_live", "1 while Redis answers, 0 while requests are served from the snapshot.")
 adapters = Gauge("polyad_adapters", "Adapters in the registry.")
+
+_ADAPTER = ("tenant", "adapter")
+_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+requests = Counter("polyad_requests", "Requests for inference.", _ADAPTER)
+request_errors = Counter(
+    "polyad_request_errors", "Requests that ended with an error, by its kind.", (*_ADAPTER, "kind")
+)
+prompt_tokens = Counter("polyad_prompt_tokens", "Tokens of prompts.", _ADAPTER)
+generated_tokens = Counter("polyad_generated_tokens", "Tokens of answers.", _ADAPTER)
+first_token_seconds = Histogram(
+    "polyad_first_token_seconds", "Seconds from a request to the first token of its answer.", _ADAPTER, buckets=_SECONDS
+)
+token_seconds = Histogram(
+    "polyad_token_seconds", "Seconds per token behind the first, by request.", _ADAPTER, buckets=_SECONDS
+)
+adapter_loads = Counter("polyad_adapter_loads", "Loads of an adapter's versions into host memory.", _ADAPTER)
+adapter_evictions = Counter("polyad_adapter_evictions", "Evictions of an adapter's versions from it.", _ADAPTER)
+
+_BY_ADAPTER = (
+    requests,
+    prompt_tokens,
+    generated_tokens,
+    first_token_seconds,
+    token_seconds,
+    adapter_loads,
+    adapter_evictions,
+    request_errors,
+)
+
+
+def forget(tenant: str, adapter: str) -> None:
+    """End the series of an adapter that is not named any more."""
+    for metric in _BY_ADAPTER:
+        metric.remove_by_labels({"tenant": tenant, "adapter": adapter})

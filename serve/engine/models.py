@@ -20,8 +20,12 @@ class AdapterNames(Mapping[str, LoRARequest]):
     never be taken for the base model.
     """
 
-    def __init__(self, resolver: Resolver) -> None:
-        self._resolver = resolver
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+
+    @property
+    def _resolver(self) -> Resolver:
+        return self._catalog.resolver
 
     def __contains__(self, model: object) -> bool:
         if not isinstance(model, str) or not model or self._resolver.is_base(model):
@@ -47,7 +51,7 @@ class AdapterModels(OpenAIServingModels):
     def __init__(self, *args: Any, catalog: Catalog, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._catalog = catalog
-        self.lora_requests = AdapterNames(catalog.resolver)
+        self.lora_requests = AdapterNames(catalog)
 
     def model_name(self, lora_request: LoRARequest | None = None) -> str:
         if isinstance(lora_request, PlannedRequest):

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -15,8 +16,11 @@ from polyad.adapters_store.errors import EngineUnavailable, LoadFailed, PolyadEr
 from polyad.adapters_store.registry import Version
 from polyad.serve.compose import Plan
 from polyad.serve.engine import metrics
+from polyad.serve.engine.giving_way import first_to_give_way
 from polyad.serve.engine.host import FAILED, READY
 from polyad.serve.engine.identity import composed, new_id
+from polyad.serve.engine.telemetry import Telemetry
+from polyad.serve.service.access import current_caller
 
 logger = logging.getLogger(__name__)
 
@@ -34,11 +38,12 @@ class Workers(Protocol):
 
 @dataclass(eq=False)
 class Resident:
-    """One version in host memory, or on its way there."""
+    """One version in host memory, or on its way there. `tenant` is the one that used it last."""
 
     version: Version
     engine_id: int
     ready: asyncio.Future[None]
+    tenant: str
     leases: int = 0
     revoked: bool = False
     loading: asyncio.Task[None] | None = field(default=None, repr=False)
@@ -77,10 +82,13 @@ class _Compositions:
 class Residency:
     """The host cache. Everything here runs in the server's event loop."""
 
-    def __init__(self, blobs: BlobStore, host_cache_bytes: int, load_timeout_s: float) -> None:
+    def __init__(
+        self, blobs: BlobStore, host_cache_bytes: int, load_timeout_s: float, telemetry: Telemetry | None = None
+    ) -> None:
         self._blobs = blobs
         self._budget = host_cache_bytes
         self._load_timeout_s = load_timeout_s
+        self._telemetry = telemetry or Telemetry(0)
         self._workers: Workers | None = None
         self._residents: dict[Key, Resident] = {}
         self._bytes = 0
@@ -160,6 +168,7 @@ class Residency:
         """Lease what is here, which makes it the most recently used."""
         entry = self._residents[_key(version)] = self._residents.pop(_key(version))
         entry.leases += 1
+        entry.tenant = current_caller.get().tenant
         return entry
 
     async def _admit(self, versions: Sequence[Version]) -> list[Resident]:
@@ -191,16 +200,24 @@ class Residency:
 
     async def _make_room(self, size: int) -> None:
         while self._bytes + size > self._budget:
-            idle = next((e for e in self._residents.values() if not e.leases and e.ready.done()), None)
+            idle = self._first_to_give_way(size)
             if idle is not None:
                 metrics.evictions.inc()
+                self._telemetry.evicted(idle.version)
                 self._drop([idle])
                 continue
             self._released.clear()
             await self._released.wait()
 
+    def _first_to_give_way(self, size: int) -> Resident | None:
+        held = Counter({current_caller.get().tenant: size})
+        for entry in self._residents.values():
+            held[entry.tenant] += entry.version.size
+        idle = ((entry, entry.tenant) for entry in self._residents.values() if not entry.leases and entry.ready.done())
+        return first_to_give_way(idle, held)
+
     def _begin(self, version: Version, workers: Workers) -> Resident:
-        entry = Resident(version, new_id(), asyncio.get_running_loop().create_future(), leases=1)
+        entry = Resident(version, new_id(), asyncio.get_running_loop().create_future(), current_caller.get().tenant, 1)
         entry.loading = asyncio.create_task(self._load(entry, workers))
         self._residents[_key(version)] = entry
         self._bytes += version.size
@@ -229,24 +246,25 @@ class Residency:
         started = time.monotonic()
         try:
             async with asyncio.timeout(self._load_timeout_s), self._blobs.lease(entry.version.digest) as path:
-                await self._read_into(workers, entry.engine_id, str(path))
+                await self._read_into(workers, entry, str(path))
         except BaseException as error:
             self._fail(entry, error)
             if not isinstance(error, Exception):
                 raise
             return
         metrics.load_seconds.observe(time.monotonic() - started)
+        self._telemetry.loaded(entry.version)
         entry.ready.set_result(None)
         if not entry.leases:
             self._released.set()
             if entry.revoked:
                 self._drop([entry])
 
-    async def _read_into(self, workers: Workers, engine_id: int, path: str) -> None:
-        await workers.collective_rpc("polyad_load", args=(engine_id, path))
+    async def _read_into(self, workers: Workers, entry: Resident, path: str) -> None:
+        await workers.collective_rpc("polyad_load", args=(entry.engine_id, path, entry.tenant))
         pause = _FIRST_POLL_S
         while True:
-            states = await workers.collective_rpc("polyad_state", args=(engine_id,))
+            states = await workers.collective_rpc("polyad_state", args=(entry.engine_id,))
             if all(state == READY for state in states):
                 return
             for state in states:

@@ -1,9 +1,11 @@
 """Which waiting request may run when there are more versions than slots: by the union of what runs, with fair ageing.
 
+Requests stand in a line, which is the caller's to order; `turn` is a request's place in it.
+
 A request needs a slot for each version that it weighs, and shares those that others use already. A version that keeps
 getting requests could hold its slot for ever. So once a request has waited longer than `slot_wait_s`, slots are set
-aside for it: free ones, which requests that came later may not take; and where these are too few, the least busy ones
-of others, which are closed to requests that came later, and so fall free when their running requests end.
+aside for it: free ones, which requests behind it may not take; and where these are too few, the least busy ones of
+others, which are closed to requests behind it, and so fall free when their running requests end.
 """
 
 from collections import Counter
@@ -13,10 +15,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """When a request came, in Unix seconds, and the versions it needs, by engine id."""
+    """When a request came, in Unix seconds, the versions it needs, by engine id, and its turn among those that wait."""
 
     arrival: float
     versions: Set[int]
+    turn: int = 0
 
 
 class SlotAdmission:
@@ -26,8 +29,8 @@ class SlotAdmission:
         self._slots = slots
         self._slot_wait_s = slot_wait_s
         self._used: Counter[int] = Counter()
-        self._closed: dict[int, float] = {}
-        self._reserved: list[tuple[float, int]] = []
+        self._closed: dict[int, int] = {}
+        self._reserved: list[tuple[int, int]] = []
 
     def begin(self, now: float, running: Iterable[Demand], waiting: Iterable[Demand]) -> None:
         """What runs now, and what waits."""
@@ -37,25 +40,25 @@ class SlotAdmission:
             for demand in waiting
             if now - demand.arrival > self._slot_wait_s and not demand.versions <= self._used.keys()
         ]
-        self._closed, self._reserved = self._set_aside(sorted(starved, key=lambda demand: demand.arrival))
+        self._closed, self._reserved = self._set_aside(sorted(starved, key=lambda demand: demand.turn))
 
     def admits(self, demand: Demand) -> bool:
         """Whether the request may run beside what runs; if so, it counts as running."""
         if not demand.versions:
             return True
-        if any(demand.arrival > self._closed.get(version, demand.arrival) for version in demand.versions):
+        if any(demand.turn > self._closed.get(version, demand.turn) for version in demand.versions):
             return False
         needed = len(demand.versions - self._used.keys())
-        kept = sum(count for arrival, count in self._reserved if arrival < demand.arrival)
+        kept = sum(count for turn, count in self._reserved if turn < demand.turn)
         if needed and needed > self._slots - len(self._used) - kept:
             return False
         self._used.update(demand.versions)
         return True
 
-    def _set_aside(self, starved: Iterable[Demand]) -> tuple[dict[int, float], list[tuple[float, int]]]:
-        """Versions to close, each with the arrival of the request that it gives way to; and free slots kept."""
-        closed: dict[int, float] = {}
-        reserved: list[tuple[float, int]] = []
+    def _set_aside(self, starved: Iterable[Demand]) -> tuple[dict[int, int], list[tuple[int, int]]]:
+        """Versions to close, each with the turn of the request that it gives way to; and free slots kept."""
+        closed: dict[int, int] = {}
+        reserved: list[tuple[int, int]] = []
         free = self._slots - len(self._used)
         promised: set[int] = set()
         for demand in starved:
@@ -66,11 +69,11 @@ class SlotAdmission:
                 break
             free -= taken
             promised |= missing
-            reserved.append((demand.arrival, taken))
-            closed |= dict.fromkeys(victims, demand.arrival)
+            reserved.append((demand.turn, taken))
+            closed |= dict.fromkeys(victims, demand.turn)
         return closed, reserved
 
-    def _victims(self, needed: Set[int], closed: dict[int, float]) -> list[int]:
+    def _victims(self, needed: Set[int], closed: dict[int, int]) -> list[int]:
         # A slot that is closed already stays closed: changing our mind would drain two slots for one request.
         others = [version for version in self._used if version not in needed and version not in closed]
         return sorted(others, key=lambda version: (version not in self._closed, self._used[version]))

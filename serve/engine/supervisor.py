@@ -12,6 +12,7 @@ from polyad.serve.engine import metrics
 from polyad.serve.engine.arguments import engine_arguments
 from polyad.serve.engine.engine import AdapterEngine
 from polyad.serve.engine.residency import Residency
+from polyad.serve.engine.telemetry import Telemetry
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +28,8 @@ _STABLE_AFTER_S = 60.0
 
 
 class Supervisor:
-    """Owns the engine. `attach` is called with each new engine before it is announced as ready."""
+    """Owns the engine. `attach` is called with each new engine before it is announced as ready;
+    `weight_of` gives the weight of a tenant."""
 
     def __init__(
         self,
@@ -35,11 +37,15 @@ class Supervisor:
         residency: Residency,
         attach: Callable[[AdapterEngine], Awaitable[None]],
         longest_backoff_s: float,
+        weight_of: Callable[[str], float],
+        telemetry: Telemetry,
     ) -> None:
         self._arguments = arguments
         self._residency = residency
         self._attach = attach
         self._longest_backoff_s = longest_backoff_s
+        self._weight_of = weight_of
+        self._telemetry = telemetry
         self._watcher: asyncio.Task[None] | None = None
         self.engine: AdapterEngine | None = None
         self.state = STARTING
@@ -69,6 +75,8 @@ class Supervisor:
     async def _start_engine(self) -> None:
         engine = await asyncio.to_thread(self._build)
         engine.residency = self._residency
+        engine.weight_of = self._weight_of
+        engine.telemetry = self._telemetry
         engine.supported_tasks = await engine.get_supported_tasks()
         self._residency.attach(engine)
         await self._attach(engine)

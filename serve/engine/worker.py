@@ -8,8 +8,8 @@ class AdapterWorker:
 
     model_runner: Any
 
-    def polyad_load(self, engine_id: int, path: str) -> None:
-        self.model_runner.lora_manager.host.load(engine_id, path)
+    def polyad_load(self, engine_id: int, path: str, owner: str) -> None:
+        self.model_runner.lora_manager.host.load(engine_id, path, owner)
 
     def polyad_state(self, engine_id: int) -> str:
         state: str = self.model_runner.lora_manager.host.state(engine_id)

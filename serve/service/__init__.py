@@ -1,8 +1,26 @@
 """What the server does, without a protocol: HTTP and gRPC are thin faces of these objects."""
 
+from polyad.serve.service.access import Access, Caller, Role, current_caller
 from polyad.serve.service.adapters import AdapterService, Pushed
 from polyad.serve.service.collection import Collected, Collector
 from polyad.serve.service.compositions import CompositionService
 from polyad.serve.service.health import Health
+from polyad.serve.service.limiter import Limiter
+from polyad.serve.service.services import Services
+from polyad.serve.service.tenants import TenantService
 
-__all__ = ["AdapterService", "Collected", "Collector", "CompositionService", "Health", "Pushed"]
+__all__ = [
+    "Access",
+    "AdapterService",
+    "Caller",
+    "Collected",
+    "Collector",
+    "CompositionService",
+    "Health",
+    "Limiter",
+    "Pushed",
+    "Role",
+    "Services",
+    "TenantService",
+    "current_caller",
+]

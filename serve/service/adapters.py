@@ -1,6 +1,7 @@
 """Pushing, promoting and deleting adapters."""
 
 import asyncio
+import copy
 import tempfile
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -9,12 +10,15 @@ from pathlib import Path
 from polyad.adapters_store.admission import Limits, admit
 from polyad.adapters_store.base_model import BaseModel
 from polyad.adapters_store.blobs import BlobStore
-from polyad.adapters_store.errors import InvalidInput, InvalidName, SourceUnavailable, UnknownVersion
+from polyad.adapters_store.errors import InvalidInput, InvalidName, LimitReached, SourceUnavailable, UnknownVersion
 from polyad.adapters_store.names import VERSION_RULE, check_alias, check_name, version_number
 from polyad.adapters_store.registry import UNSET, Adapter, Registry, Unset, Version, VersionDraft
 from polyad.adapters_store.source import AdapterFiles, SourcePolicy, fetch_source, folder_source
 from polyad.serve.compose import Plan
 from polyad.serve.service.background import Background
+
+# Only a deletion makes room.
+_RETRY_S = 60
 
 Warm = Callable[[Plan], Awaitable[None]]
 
@@ -58,16 +62,24 @@ class AdapterService:
         self._source_timeout_s = source_timeout_s
         self._background = Background()
 
+    def of(self, tenant: str) -> "AdapterService":
+        """The same for another tenant's adapters."""
+        other = copy.copy(self)
+        other._tenant = tenant
+        return other
+
     async def push(self, name: str, files: AdapterFiles, aliases: Sequence[str] = ()) -> Pushed:
         """Admit the bytes and register them as a version; then point the aliases at it.
 
         The first version of an adapter becomes `production`. The same bytes again are the same version.
-        Raises InvalidAdapter, TooLarge, InvalidName, RegistryUnavailable, BlobsUnavailable, LoadFailed.
+        Raises InvalidAdapter, TooLarge, InvalidName, LimitReached, RegistryUnavailable, BlobsUnavailable, LoadFailed.
         """
         self._check_new_name(name)
         for alias in aliases:
             check_alias("alias", alias)
+        self._check_room(name)
         draft = await self._admit(files)
+        self._check_room(name, draft)
         version, created = await self._registry.add_version(self._tenant, name, draft)
         if aliases:
             await self._warm(Plan.single(version))
@@ -150,6 +162,19 @@ class AdapterService:
             source=files.source,
             kind=admitted.kind,
         )
+
+    def _check_room(self, name: str, draft: VersionDraft | None = None) -> None:
+        """By the snapshot: pushes that run at the same time may pass the limit together."""
+        snapshot = self._registry.snapshot
+        limits, (adapters, size) = snapshot.limits(self._tenant), snapshot.usage(self._tenant)
+        known = snapshot.find_adapter(self._tenant, name)
+        if known is None and limits.max_adapters is not None and adapters >= limits.max_adapters:
+            raise LimitReached("max_adapters", adapters + 1, f"at most {limits.max_adapters} adapters", _RETRY_S)
+        known_digests = {version.digest for version in known.versions.values()} if known else set()
+        added = draft.size if draft is not None and draft.digest not in known_digests else 0
+        if limits.max_bytes is not None and added and size + added > limits.max_bytes:
+            allowed = f"at most {limits.max_bytes} bytes of versions"
+            raise LimitReached("max_bytes", size + added, allowed, _RETRY_S)
 
     def _check_new_name(self, name: str) -> None:
         check_name("name", name)

@@ -1,5 +1,6 @@
 """Collecting what nobody needs: versions without alias, pin or request, and bytes without version."""
 
+import copy
 import time
 from dataclasses import dataclass
 
@@ -30,6 +31,12 @@ class Collector:
         self._leases = leases
         self._after_s = after_s
         self._tenant = tenant
+
+    def of(self, tenant: str) -> "Collector":
+        """The same for another tenant's versions."""
+        other = copy.copy(self)
+        other._tenant = tenant
+        return other
 
     async def collect(self, dry_run: bool) -> Collected:
         """Raises RegistryUnavailable, BlobsUnavailable. Safe to repeat after either."""

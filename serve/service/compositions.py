@@ -1,5 +1,6 @@
 """Saving expressions by a name."""
 
+import copy
 from collections.abc import Collection
 
 from polyad.adapters_store.errors import InvalidInput, InvalidName
@@ -16,6 +17,12 @@ class CompositionService:
         self._resolver = resolver
         self._tenant = tenant
         self._reserved = frozenset(reserved)
+
+    def of(self, tenant: str) -> "CompositionService":
+        """The same for another tenant's compositions."""
+        other = copy.copy(self)
+        other._tenant, other._resolver = tenant, self._resolver.of(tenant)
+        return other
 
     def read(self, value: object, field: str) -> Expression:
         """An expression from its text or its JSON form. Raises InvalidInput, naming the field or the place in it."""

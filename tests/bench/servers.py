@@ -38,7 +38,17 @@ def polyad(model: Path, scratch: Path, *options: str) -> Iterator[ServerProcess]
     state = scratch / f"state-{port}"
     state.mkdir(parents=True)
     command = [sys.executable, "-m", "polyad.serve.cli.main", "serve", str(model), "--port", str(port)]
-    command += ["--state-dir", str(state), *options, "--gpu-memory-utilization", "0.2", *ENGINE, EAGER]
+    command += [
+        "--grpc-port",
+        "0",
+        "--state-dir",
+        str(state),
+        *options,
+        "--gpu-memory-utilization",
+        "0.2",
+        *ENGINE,
+        EAGER,
+    ]
     with _running(command, port, scratch, _ALL, "/ready") as server:
         yield server
 

@@ -55,7 +55,9 @@ def base(base_model: Path) -> BaseModel:
 def server(base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """`polyad serve` with its own embedded Redis: SLOTS slots, CHUNK_TOKENS tokens a step, no keys."""
     state = tmp_path_factory.mktemp("server")
-    with serving(base_model, state, free_port(), *_SERVER_OPTIONS, *_ENGINE_OPTIONS) as running:
+    rpc = ("--grpc-port", str(free_port()))
+    with serving(base_model, state, free_port(), *_SERVER_OPTIONS, *rpc, *_ENGINE_OPTIONS) as running:
+        running.rpc_address = f"127.0.0.1:{rpc[1]}"
         yield running
 
 

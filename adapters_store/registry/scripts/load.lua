@@ -9,4 +9,5 @@ local function values(key)
 end
 
 local meta = redis.call('HMGET', META, 'schema', 'birth', 'revision')
-return {meta[1], meta[2], meta[3], values(ADAPTERS), values(VERSIONS), values(COMPOSITIONS)}
+return {meta[1], meta[2], meta[3], values(ADAPTERS), values(VERSIONS), values(COMPOSITIONS),
+  values(API_KEYS), values(TENANTS)}

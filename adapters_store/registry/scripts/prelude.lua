@@ -1,5 +1,5 @@
 -- Stands before every script. Keys are all of one hash tag; names hold no slash.
-local META, ADAPTERS, VERSIONS, DIGESTS, NUMBERS, COMPOSITIONS, EVENTS = unpack(KEYS)
+local META, ADAPTERS, VERSIONS, DIGESTS, NUMBERS, COMPOSITIONS, API_KEYS, TENANTS, USAGE, EVENTS = unpack(KEYS)
 local request = cjson.decode(ARGV[1])
 local full_name = (request.tenant or '') .. '/' .. (request.name or '')
 
@@ -60,6 +60,10 @@ end
 
 local function announce_composition(kind, new_composition)
   publish(kind, COMPOSITIONS, 'composition', new_composition)
+end
+
+local function announce_key(kind, new_key)
+  publish(kind, API_KEYS, 'key', new_key)
 end
 
 -- Every answer carries what the caller has not seen yet, its own change included.

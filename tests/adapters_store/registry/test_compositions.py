@@ -168,7 +168,7 @@ async def test_every_server_hears_of_each_change_once_and_a_restart_sees_the_sam
             ("composition_set", "composition", False),
             ("composition_deleted", "composition", False),
         ]
-        assert changes[-1].composition is None and changes[-1].name == "gone"
+        assert changes[-1].record is None and changes[-1].name == "gone"
 
 
 async def test_without_redis_they_serve_on_and_cannot_be_changed(
@@ -186,16 +186,17 @@ async def test_without_redis_they_serve_on_and_cannot_be_changed(
     assert saved(registry) == {"helpful": "a"}
 
 
-async def test_a_registry_of_schema_1_is_taken_over_and_its_servers_stop_writing(
-    redis: EmbeddedRedis, open_registry: Open, registry: Registry, draft: Draft, eventually: Eventually
+@pytest.mark.parametrize("schema", ["1", "2"])
+async def test_a_registry_of_an_older_schema_is_taken_over_and_its_servers_stop_writing(
+    redis: EmbeddedRedis, open_registry: Open, registry: Registry, draft: Draft, eventually: Eventually, schema: str
 ) -> None:
     await registry.add_version("acme", "support", draft(1))
     old = registry.snapshot.birth
     async with Redis.from_url(redis.url, decode_responses=True) as client:
-        # As a server of schema 1 left it, which `registry` stands for from here on.
-        await client.hset("{polyad}:meta", "schema", "1")
+        # As a server of that schema left it, which `registry` stands for from here on.
+        await client.hset("{polyad}:meta", "schema", schema)
         new = await open_registry(redis.url)
-        assert await client.hget("{polyad}:meta", "schema") == "2"
+        assert await client.hget("{polyad}:meta", "schema") == "3"
     assert new.snapshot.adapter("acme", "support") == registry.snapshot.adapter("acme", "support")
     assert (new.snapshot.revision, saved(new)) == (1, {})
     assert new.snapshot.birth != old

@@ -185,8 +185,8 @@ def _fail(event: Event) -> None:
 
 async def test_a_newer_schema_is_refused(redis: EmbeddedRedis, registry: Registry) -> None:
     async with Redis.from_url(redis.url) as client:
-        await client.hset("{polyad}:meta", "schema", "3")
-    with pytest.raises(ConfigError, match="schema 3"):
+        await client.hset("{polyad}:meta", "schema", "4")
+    with pytest.raises(ConfigError, match="schema 4"):
         await Registry(redis.url).start()
 
 

@@ -21,7 +21,7 @@ def _version(name: str, number: int, digest: str, tenant: str = "acme") -> Versi
 
 
 def _change(revision: int, name: str, header: Header | None, version: Version | None = None) -> Change:
-    return Change(kind="x", birth="b", revision=revision, tenant="acme", name=name, header=header, version=version)
+    return Change(kind="x", birth="b", revision=revision, tenant="acme", name=name, record=header, version=version)
 
 
 @pytest.fixture

@@ -25,7 +25,16 @@ from polyad.adapters_store.registry import EmbeddedRedis, Registry, Version
 from polyad.adapters_store.source import SourcePolicy
 from polyad.serve.compose import Plan, Resolver
 from polyad.serve.config import Settings
-from polyad.serve.service import AdapterService, Collector, CompositionService, Health
+from polyad.serve.service import (
+    Access,
+    AdapterService,
+    Collector,
+    CompositionService,
+    Health,
+    Limiter,
+    Services,
+    TenantService,
+)
 from tests.fixtures.adapters import CONFIG, WEIGHTS, write_adapter
 
 with warnings.catch_warnings():
@@ -34,6 +43,7 @@ with warnings.catch_warnings():
     from vllm.entrypoints.serve.exception_handling.register import init_exception_handler
 
     from polyad.serve.api.app import complete_app
+    from polyad.serve.rpc.server import RpcServer
 
 TENANT = "public"
 API_KEY = "the-api-key"
@@ -68,8 +78,11 @@ class Face:
         self.base = base
         self.engine = Engine()
         self.root = state / "root"
-        self.settings = Settings.load(state_dir=state, **options)
+        self.settings = Settings.load(state_dir=state, grpc_port=0, **options)
         self.redis = EmbeddedRedis(state / "redis")
+        # What gRPC generates with: a test's own.
+        self.generation: Any = None
+        self.rpc_address = ""
         self._seeds = itertools.count(1)
         self._folder = state / "adapters"
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -145,9 +158,17 @@ class Face:
         app = _engine_routes()
         supervisor: Any = engine
         health = Health(registry, engine)
-        complete_app(app, settings, self.base, supervisor, service, compositions, collector, health)
+        access = Access(settings, registry.snapshot)
+        tenants = TenantService(registry, locked=settings.admin_key is not None)
+        services = Services(service, compositions, collector, health, access, tenants, Limiter(registry))
+        complete_app(app, settings, self.base, supervisor, services)
+        rpc = RpcServer(settings, services, resolver, lambda: self.generation)
+        self.rpc_address = await rpc.start()
         self._server = _Server(uvicorn.Config(app, log_level="warning"), self._up)
-        await self._server.serve([self._listener])
+        try:
+            await self._server.serve([self._listener])
+        finally:
+            await rpc.stop(0)
 
 
 class _Server(uvicorn.Server):

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 
 import pytest
-from pydantic import SecretStr
 
 from polyad.adapters_store.errors import Unauthenticated
+from polyad.serve.config import Settings
 from tests.serve.api.conftest import ADMIN_KEY, API_KEY, Face, refused
 
 NOBODY, USER, ADMIN = None, API_KEY, ADMIN_KEY
@@ -17,6 +17,12 @@ READING = [
     ("GET", "/v1/adapters/none/versions/v1"),
     ("GET", "/v1/compositions"),
     ("GET", "/v1/compositions/none"),
+    ("GET", "/v1/public/adapters"),
+    ("GET", "/v1/public/adapters/none"),
+    ("GET", "/v1/public/adapters/none/versions"),
+    ("GET", "/v1/public/adapters/none/versions/v1"),
+    ("GET", "/v1/public/compositions"),
+    ("GET", "/v1/public/compositions/none"),
     ("POST", "/v1/completions"),
     ("POST", "/tokenize"),
     ("GET", "/openapi.json"),
@@ -32,6 +38,20 @@ CHANGING = [
     ("DELETE", "/v1/adapters/none/versions/v1/pin"),
     ("PUT", "/v1/compositions/none"),
     ("DELETE", "/v1/compositions/none"),
+    ("POST", "/v1/public/adapters"),
+    ("PUT", "/v1/public/adapters/none/aliases/production"),
+    ("DELETE", "/v1/public/adapters/none/aliases/production"),
+    ("DELETE", "/v1/public/adapters/none"),
+    ("DELETE", "/v1/public/adapters/none/versions/v1"),
+    ("PUT", "/v1/public/adapters/none/versions/v1/pin"),
+    ("DELETE", "/v1/public/adapters/none/versions/v1/pin"),
+    ("PUT", "/v1/public/compositions/none"),
+    ("DELETE", "/v1/public/compositions/none"),
+    ("GET", "/v1/keys"),
+    ("POST", "/v1/keys"),
+    ("DELETE", "/v1/keys/none"),
+    ("GET", "/v1/tenants/none"),
+    ("PUT", "/v1/tenants/none"),
     ("POST", "/v1/collections"),
     ("POST", "/v1/load_lora_adapter"),
     ("POST", "/v1/unload_lora_adapter"),
@@ -42,11 +62,12 @@ OPEN = [("GET", "/health"), ("GET", "/ready"), ("GET", "/version")]
 def ask(face: Face, method: str, path: str, key: str | None) -> int:
     headers = {"authorization": f"Bearer {key}"} if key else {}
     body = {"version": "v1", "name": "none", "source": "x", "lora_name": "none", "lora_path": "x", "dry_run": True}
-    body["expression"] = "none"
+    body |= {"expression": "none", "weight": 1, "role": "wrong"}
     fields = {"POST /v1/adapters": ("name", "source"), "POST /v1/collections": ("dry_run",)}
     fields |= {"PUT /v1/adapters/none/aliases/production": ("version",), "PUT /v1/compositions/none": ("expression",)}
     fields |= {"POST /v1/load_lora_adapter": ("lora_name", "lora_path"), "POST /v1/unload_lora_adapter": ("lora_name",)}
-    wanted = fields.get(f"{method} {path}", ("name",))
+    fields |= {"PUT /v1/tenants/none": ("weight",), "POST /v1/keys": ("role",)}
+    wanted = fields.get(f"{method} {path.replace('/public', '')}", ("name",))
     sent = {field: body[field] for field in wanted} if method in ("POST", "PUT") else None
     return face.client.request(method, path, headers=headers, json=sent).status_code
 
@@ -54,10 +75,10 @@ def ask(face: Face, method: str, path: str, key: str | None) -> int:
 def test_every_route_of_ours_is_in_a_table(guarded: Face) -> None:
     document = guarded.client.get("/openapi.json", headers={"authorization": f"Bearer {API_KEY}"}).json()
     ours = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
-    named = {"{name}": "none", "{version}": "v1", "{alias}": "production"}
+    named = {"{name}": "none", "{version}": "v1", "{alias}": "production", "{key}": "none", "{tenant}": "none"}
     for placeholder, value in named.items():
         ours = {(method, path.replace(placeholder, value)) for method, path in ours}
-    assert ours == set(READING[:8] + CHANGING + OPEN)
+    assert ours == set(READING[:14] + CHANGING + OPEN)
 
 
 @pytest.mark.parametrize(("method", "path"), READING)
@@ -134,14 +155,17 @@ def test_websockets_need_a_key_too(guarded: Face) -> None:
 
 @pytest.fixture
 def role_of() -> Callable[..., object]:
-    from polyad.serve.api.access import Keys
+    from polyad.adapters_store.registry import Snapshot
+    from polyad.serve.service import Access
 
     def role(authorization: bytes, api_key: str | None, admin_key: str | None) -> object:
-        keys = [SecretStr(key) if key is not None else None for key in (api_key, admin_key)]
+        settings = Settings.load(api_key=api_key, admin_key=admin_key)
         try:
-            return Keys(*keys).role(authorization).name
+            caller = Access(settings, Snapshot()).caller(authorization)
         except Unauthenticated:
             return None
+        assert caller.tenant == "public"
+        return caller.role.name
 
     return role
 

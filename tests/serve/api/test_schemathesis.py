@@ -18,6 +18,11 @@ LENGTHS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 
 
 def _bounded(case: Any) -> Any:
+    if case.operation.path == "/v1/keys" and isinstance(case.body, dict):
+        # An admin's would be the first key, and end the time in which the tests need none.
+        case.body["role"] = "user"
+    if "tenant" in (case.path_parameters or {}):
+        case.path_parameters["tenant"] = "fuzzed"
     if isinstance(case.body, dict):
         case.body.update(dict.fromkeys(LENGTHS, TOKENS))
         for amount in ("n", "best_of"):

@@ -17,7 +17,6 @@ import uvicorn
 from click.testing import CliRunner, Result
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, StreamingResponse
-from pydantic import SecretStr
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from polyad.adapters_store.errors import AliasMoved, CompositionChanged, UnknownComposition, VersionInUse
@@ -26,6 +25,7 @@ from polyad.adapters_store.registry import UNSET, Adapter, Composition, Snapshot
 from polyad.adapters_store.registry.records import Header
 from polyad.adapters_store.source import AdapterFiles
 from polyad.serve.cli.main import polyad
+from polyad.serve.config import Settings
 
 ADMIN_KEY = "the-admin-key"
 TENANT = "public"
@@ -67,6 +67,9 @@ class MemoryService:
             fields: dict[str, Any] = {"created": version.created, "revision": 1, "pins": {}}
             self.headers[name] = Header(tenant=TENANT, name=name, aliases={PRODUCTION: 1}, **fields)
         return version, True
+
+    def of(self, tenant: str) -> "MemoryService":
+        return self
 
     async def push(self, name: str, files: AdapterFiles, aliases: Sequence[str] = ()) -> Any:
         from polyad.serve.service import Pushed
@@ -130,6 +133,9 @@ class MemoryCompositions:
 
     def __init__(self) -> None:
         self.saved: dict[str, Composition] = {}
+
+    def of(self, tenant: str) -> "MemoryCompositions":
+        return self
 
     def read(self, value: str, field: str) -> str:
         return value
@@ -262,10 +268,11 @@ def make_app(fake: Fake, admin_key: str | None) -> FastAPI:
     with warnings.catch_warnings():
         # The routes import vLLM, which warns of others' deprecations.
         warnings.simplefilter("ignore")
-        from polyad.serve.api.access import Authentication, Keys
+        from polyad.serve.api.access import Authentication
         from polyad.serve.api.adapters import adapters_router
         from polyad.serve.api.compositions import compositions_router
         from polyad.serve.api.errors import add_error_handlers
+        from polyad.serve.service import Access
     app = FastAPI()
     add_error_handlers(app)
     service: Any = fake.service
@@ -273,7 +280,7 @@ def make_app(fake: Fake, admin_key: str | None) -> FastAPI:
     compositions: Any = fake.compositions
     app.include_router(compositions_router(compositions))
     add_models(app, fake.service, fake.chat)
-    app.add_middleware(Authentication, keys=Keys(None, SecretStr(admin_key) if admin_key else None))
+    app.add_middleware(Authentication, access=Access(Settings.load(admin_key=admin_key), Snapshot()))
     app.add_middleware(Recorder, requests=fake.requests, keys=fake.keys)
     return app
 

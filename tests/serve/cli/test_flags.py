@@ -84,7 +84,7 @@ def test_help_explains_every_setting(command: str) -> None:
         assert f"[env: {environment_name(name)}" in shown
 
 
-@pytest.mark.parametrize("arguments", [("--kernels", "9"), ("--port", "x"), ("--host", "0.0.0.0")])
+@pytest.mark.parametrize("arguments", [("--kernels", "9"), ("--port", "x"), ("--grpc-port", "70000")])
 def test_wrong_value_is_one_line(arguments: tuple[str, str]) -> None:
     from polyad.serve.cli.main import polyad
 

@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from polyad.adapters_store.errors import InvalidInput
-from polyad.adapters_store.names import NAME_RULE, VERSION_RULE
+from polyad.adapters_store.names import MODEL_RULE, NAME_RULE, VERSION_RULE
 from polyad.serve.compose import Expression, from_json, parse, to_json
 from tests.fixtures.compositions import expressions, json_values
 
@@ -68,9 +68,9 @@ REFUSED: list[tuple[Any, str, object, str]] = [
     ({"name": "a"}, "model", "an object", FORM),
     ({"adapter": 5}, "model.adapter", 5, "a string"),
     ({"adapter": None}, "model.adapter", None, "a string"),
-    ({"adapter": "A"}, "model.adapter", "A", NAME_RULE),
-    ({"adapter": "a@v1"}, "model.adapter", "a@v1", NAME_RULE),
-    ({"adapter": "a*2"}, "model.adapter", "a*2", NAME_RULE),
+    ({"adapter": "A"}, "model.adapter", "A", MODEL_RULE),
+    ({"adapter": "a@v1"}, "model.adapter", "a@v1", MODEL_RULE),
+    ({"adapter": "a*2"}, "model.adapter", "a*2", MODEL_RULE),
     ({"adapter": "a", "at": "V1"}, "model.at", "V1", VERSION_RULE),
     ({"adapter": "a", "at": 1}, "model.at", 1, "a string"),
     ({"adapter": "a", "version": "v1"}, "model.version", "version", "with adapter: at, weight"),

@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from polyad.adapters_store.errors import InvalidInput, InvalidName
-from polyad.adapters_store.names import NAME_RULE, VERSION_RULE
+from polyad.adapters_store.names import MODEL_RULE, NAME_RULE, VERSION_RULE
 from polyad.serve.compose import Reference, parse
 from polyad.serve.compose.parser import is_composition
 
@@ -147,13 +147,13 @@ MALFORMED = [
     ("fuse(a) + b", "+", 9, NO_FUSION),
     ("a - fuse(b)", "fuse", 5, NO_FUSION),
     ("ties(a, (fuse(b)))", "(", 9, NO_FUSION),
-    ("a\0*2", "a\0", 1, NAME_RULE),
-    ("Support*0.7", "Support", 1, NAME_RULE),
-    ("a + supp\N{CYRILLIC SMALL LETTER O}rt", "supp\N{CYRILLIC SMALL LETTER O}rt", 5, NAME_RULE),
-    ("a\N{NO-BREAK SPACE}+ b", "a\N{NO-BREAK SPACE}", 1, NAME_RULE),
-    ("org/model*2", "org/model", 1, NAME_RULE),
-    ("base:a + b", "base:a", 1, NAME_RULE),
-    (f"{'a' * 64} + b", "a" * 64, 1, NAME_RULE),
+    ("a\0*2", "a\0", 1, MODEL_RULE),
+    ("Support*0.7", "Support", 1, MODEL_RULE),
+    ("a + supp\N{CYRILLIC SMALL LETTER O}rt", "supp\N{CYRILLIC SMALL LETTER O}rt", 5, MODEL_RULE),
+    ("a\N{NO-BREAK SPACE}+ b", "a\N{NO-BREAK SPACE}", 1, MODEL_RULE),
+    ("org/model*2", "org/model", 1, MODEL_RULE),
+    ("base:a + b", "base:a", 1, MODEL_RULE),
+    (f"{'a' * 64} + b", "a" * 64, 1, MODEL_RULE),
     ("ties(a; Density=1)", "Density", 9, NAME_RULE),
     ("a@V1 + b", "V1", 3, VERSION_RULE),
     ("a@ + b", "", 3, VERSION_RULE),
@@ -167,7 +167,7 @@ def test_malformed_composition_says_what_came_where_and_what_may_come(
 ) -> None:
     with pytest.raises(InvalidInput) as refused:
         parse(text)
-    kind = InvalidName if allowed in (NAME_RULE, VERSION_RULE) else InvalidInput
+    kind = InvalidName if allowed in (MODEL_RULE, NAME_RULE, VERSION_RULE) else InvalidInput
     where = f"at character {place}" if isinstance(place, int) else f"at the {place}"
     assert type(refused.value) is kind
     assert refused.value.field == "model"
@@ -204,7 +204,7 @@ def nested(depth: int, opening: str) -> str:
 
 BOUNDS = {
     "length": (f"a +{' ' * 1021}b", f"a +{' ' * 1020}b", "at most 1024 characters"),
-    "length of names": (f"{'a' * 64} + {'b' * 63}", f"{'a' * 63} + {'b' * 63}", NAME_RULE),
+    "length of names": (f"{'a' * 64} + {'b' * 63}", f"{'a' * 63} + {'b' * 63}", MODEL_RULE),
     "parentheses": (nested(9, "("), nested(8, "("), "at most 8 parentheses within each other"),
     "calls": (nested(9, "ties("), nested(8, "ties("), "at most 8 parentheses within each other"),
     "terms": (" + ".join(f"a{n}" for n in range(65)), " + ".join(f"a{n}" for n in range(64)), "at most 64 names"),

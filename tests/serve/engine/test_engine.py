@@ -14,6 +14,7 @@ from polyad.adapters_store.registry import Version
 from polyad.serve.compose import Plan
 from polyad.serve.engine.engine import AdapterEngine
 from polyad.serve.engine.identity import planned
+from polyad.serve.engine.telemetry import Telemetry
 
 RESIDENT = LoRARequest(lora_name="resident", lora_int_id=7, lora_path="nowhere")
 
@@ -22,6 +23,7 @@ class Output(str):
     """What an engine says, with the field that tells whether it gave up."""
 
     outputs: tuple[Any, ...] = ()
+    prompt_token_ids: tuple[int, ...] = ()
 
 
 class Recorder:
@@ -39,7 +41,7 @@ class Recorder:
             self.events.append("release")
 
     async def generate(
-        self, prompt: str, params: Any = None, *, lora_request: LoRARequest | None = None
+        self, prompt: str, params: Any = None, request_id: str = "", *, lora_request: LoRARequest | None = None
     ) -> AsyncGenerator[str, None]:
         try:
             for word in prompt.split():
@@ -64,6 +66,8 @@ def engine(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> AdapterEngine
     engine = AdapterEngine.__new__(AdapterEngine)
     residency: Any = recorder
     engine.residency = residency
+    engine.telemetry = Telemetry(10)
+    engine.weight_of = lambda tenant: 1.0
     return engine
 
 

@@ -1,6 +1,7 @@
 """What vLLM's handlers find when they look up a model name."""
 
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,9 +16,20 @@ from polyad.adapters_store.registry import Composition, Snapshot, Version
 from polyad.adapters_store.registry.records import Header
 from polyad.serve.api.errors import add_error_handlers
 from polyad.serve.compose import Plan, Resolver
+from polyad.serve.engine.catalog import Model
 from polyad.serve.engine.engine_errors import Refused
 from polyad.serve.engine.identity import PlannedRequest, composed, new_id, planned
 from polyad.serve.engine.models import AdapterModels, AdapterNames
+
+
+@dataclass
+class Names:
+    """A catalog of which only names are asked."""
+
+    resolver: Resolver
+
+    def models(self) -> tuple[Model, ...]:
+        return ()
 
 
 @pytest.fixture
@@ -25,7 +37,7 @@ def names(make_version: Callable[..., Version]) -> AdapterNames:
     header = Header(tenant="public", name="support", created=0, revision=1, aliases={"production": 1}, pins={})
     saved = Composition(tenant="public", name="same", expression="support", created=0, revision=1)
     snapshot = Snapshot.build("birth", 1, [header], [make_version("support")], [saved])
-    return AdapterNames(Resolver(snapshot, "public", ["the-base"], "base"))
+    return AdapterNames(Names(Resolver(snapshot, "public", ["the-base"], "base")))
 
 
 def test_adapter_is_there_with_its_plan(names: AdapterNames) -> None:

@@ -18,6 +18,7 @@ from polyad.serve.compose import Plan
 from polyad.serve.engine import metrics
 from polyad.serve.engine.composition import weights
 from polyad.serve.engine.residency import Residency
+from polyad.serve.service import Caller, current_caller
 
 SIZE = 100
 TIMEOUT_S = 5.0
@@ -45,7 +46,7 @@ class FakeWorkers:
         await asyncio.sleep(0)
         return [getattr(self, method)(*args)]
 
-    def polyad_load(self, engine_id: int, path: str) -> None:
+    def polyad_load(self, engine_id: int, path: str, owner: str) -> None:
         assert engine_id not in self.memory, "an engine id was used again"
         self.memory[engine_id] = Path(path).read_bytes()
         self.loads.append(self.memory[engine_id])
@@ -535,3 +536,22 @@ async def test_blend_with_a_version_that_fails_lets_go_of_the_others(cache: Cach
     await settle()
     assert not any(cache.residency.leased(plan.versions[0]) for plan in plans)
     assert cache.names == ["a"]
+
+
+async def test_a_tenant_with_many_adapters_leaves_the_others_theirs(make: Callable[..., Cache]) -> None:
+    cache = make(budget=6 * SIZE)
+
+    async def used(tenant: str, name: str) -> None:
+        token = current_caller.set(Caller(tenant))
+        await cache.use(await cache.plan(name))
+        current_caller.reset(token)
+
+    for name in ("mine-1", "mine-2"):
+        await used("acme", name)
+    for number in range(20):
+        await used("flood", f"flood-{number}")
+    assert cache.names[:2] == ["mine-1", "mine-2"] and len(cache.names) == 6
+    for number in range(4):
+        await used("acme", f"more-{number}")
+    # By now acme has had half of the room, and the flood gave way.
+    assert sum(name.startswith("flood") for name in cache.names) == 3

@@ -49,7 +49,7 @@ class Simulation:
     def now(self) -> float:
         return self._clock[0]
 
-    def add(self, version: str | None, tokens: int, prompt: int = 4) -> Request:
+    def add(self, version: str | None, tokens: int, prompt: int = 4, tenant: str = "one") -> Request:
         # Every request has a weighting of its own.
         weighting = [(1_000_000 + ord(letter), 1 / (1 + len(self.requests))) for letter in version or ""]
         handle = version and LoRARequest(
@@ -65,6 +65,7 @@ class Simulation:
             pooling_params=None,
             arrival_time=self.now,
             lora_request=handle or None,
+            trace_headers={"polyad-tenant": tenant, "polyad-weight": "1.0"},
         )
         self.requests[request.request_id] = request
         self.scheduler.add_request(request)
@@ -178,13 +179,11 @@ def test_without_ageing_the_cold_version_would_wait_for_ever(simulate: Callable[
     assert simulation.running.keys() == {"a", "b"}
 
 
-def test_only_later_arrivals_of_the_closed_version_are_held(simulate: Callable[..., Simulation]) -> None:
+def test_only_those_behind_it_are_held_by_the_closed_version(simulate: Callable[..., Simulation]) -> None:
     simulation = simulate(places=3)
     last = simulation.add("a", 200)
     for tokens in (60, 400):
         simulation.add("b", tokens)
-    simulation.step()
-    earlier = simulation.add("a", 60)  # waits for a place in the batch, not for a slot
     simulation.step()
     starved = simulation.add("c", 5)
     simulation.run(SLOT_WAIT_S + STEP_S)
@@ -192,8 +191,8 @@ def test_only_later_arrivals_of_the_closed_version_are_held(simulate: Callable[.
     held, other, base = simulation.add("a", 5), simulation.add("b", 5), simulation.add(None, 5)
     simulation.run_until(lambda: held.request_id in simulation.finished)
     first = simulation.first_token
-    assert first[earlier.request_id] < first[other.request_id] < first[base.request_id]
-    assert first[base.request_id] < simulation.finished[last.request_id] < first[starved.request_id]
+    for free in (other, base):
+        assert first[free.request_id] < simulation.finished[last.request_id] < first[starved.request_id]
     assert first[starved.request_id] < first[held.request_id]
 
 
@@ -367,3 +366,33 @@ def test_slots_are_kept_only_from_those_who_came_later(simulate: Callable[..., S
     simulation.run_until(lambda: late.request_id in simulation.finished)
     first = simulation.first_token
     assert first[starved.request_id] < first[late.request_id]
+
+
+def test_a_tenant_with_many_adapters_does_not_keep_another_from_its_slot(
+    simulate: Callable[..., Simulation],
+) -> None:
+    """Its requests came first, and have waited for long; but it has had its share."""
+    simulation = simulate()
+    for number in range(60):
+        simulation.add(chr(ord("a") + number % 20), 10, tenant="flood")
+    simulation.run(SLOT_WAIT_S + 0.5)
+    late = simulation.add("Z", 4, tenant="small")
+    asked = simulation.now
+    while late.request_id not in simulation.first_token:
+        simulation.step()
+        assert simulation.now < asked + 60
+    # a slot is free when one of the two running requests ends
+    assert simulation.first_token[late.request_id] - asked < SLOT_WAIT_S + 30 * STEP_S
+    assert sum(name not in simulation.finished for name in simulation.requests) > 20
+
+
+def test_the_base_model_is_shared_fairly_too(simulate: Callable[..., Simulation]) -> None:
+    simulation = simulate(places=4)
+    for _ in range(40):
+        simulation.add(None, 10, tenant="flood")
+    simulation.run(0.1)
+    late = simulation.add(None, 4, tenant="small")
+    asked = simulation.now
+    while late.request_id not in simulation.first_token:
+        simulation.step()
+    assert simulation.first_token[late.request_id] - asked < 12 * STEP_S

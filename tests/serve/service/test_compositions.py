@@ -182,7 +182,7 @@ async def test_pages_and_delete(service: CompositionService) -> None:
 async def test_listed_among_the_models(service: CompositionService, registry: Registry, resolver: Resolver) -> None:
     await save(service, "helpful", "support*0.7 + tone*0.3")
     await registry.set_composition("them", "secret", "support")
-    models = [(model.id, model.root) for model in RegistryCatalog(registry, resolver, TENANT).models()]
+    models = [(model.id, model.root) for model in RegistryCatalog(registry, resolver).models()]
     assert models == [("support", "support@v1"), ("tone", "tone@v1"), ("helpful", "support*0.7 + tone*0.3")]
 
 

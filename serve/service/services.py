@@ -1,0 +1,24 @@
+"""All that the faces of the server are faces of."""
+
+from dataclasses import dataclass
+
+from polyad.serve.service.access import Access
+from polyad.serve.service.adapters import AdapterService
+from polyad.serve.service.collection import Collector
+from polyad.serve.service.compositions import CompositionService
+from polyad.serve.service.health import Health
+from polyad.serve.service.limiter import Limiter
+from polyad.serve.service.tenants import TenantService
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """One server's services; those that are of a tenant have `of(tenant)`."""
+
+    adapters: AdapterService
+    compositions: CompositionService
+    collector: Collector
+    health: Health
+    access: Access
+    tenants: TenantService
+    limiter: Limiter
