@@ -13,6 +13,7 @@ from polyad.serve.api.composition_body import with_model_text
 from polyad.serve.api.compositions import compositions_router
 from polyad.serve.api.document import complete_document
 from polyad.serve.api.errors import add_error_handlers
+from polyad.serve.api.fusion_body import FusionAnswers, without_fusion_fields
 from polyad.serve.api.gate import BodyLimit, EngineGate, needs_engine
 from polyad.serve.api.json_body import JsonBody
 from polyad.serve.api.operations import operations_router
@@ -53,10 +54,11 @@ def complete_app(
         return _TOKENIZE_BYTES if path in _TOKENIZING else _REQUEST_BYTES
 
     def rewrite(path: str, body: object) -> object:
-        return with_model_text(body, compositions) if needs_engine(path) else body
+        return with_model_text(without_fusion_fields(path, body), compositions) if needs_engine(path) else body
 
     middleware: list[tuple[Any, dict[str, Any]]] = [
         (JsonBody, {"max_bytes": _REQUEST_BYTES, "rewrite": rewrite}),
+        (FusionAnswers, {}),
         (EngineGate, {"ready": lambda: supervisor.ready}),
         (Authentication, {"keys": Keys(settings.api_key, settings.admin_key)}),
         (BodyLimit, {"limit": limit}),

@@ -39,8 +39,10 @@ class Expansion:
             for weighted in expression.parts:
                 self.add(weighted.part, chain, product(weight, exact(weighted.weight)))
         else:
-            kind = "fusions" if isinstance(expression, Fusion) else "merges"
-            allowed = f"names and blends of them; {kind} are not served yet"
+            if isinstance(expression, Fusion):
+                allowed = "a fusion alone: it combines outputs, and can be no part of a blend or of another fusion"
+            else:
+                allowed = "names and blends of them; merges are not served yet"
             raise Unsupported(self._field, str(expression), allowed, _within(chain))
 
     def plan(self, max_versions: int) -> Plan:
