@@ -68,5 +68,6 @@ def proxy(alpha: float = 1.0, temperature: float = 1.0) -> Linear:
 
 
 def contrastive(alpha: float = 0.1, beta: float = 0.5, temperature: float = 1.0) -> Linear:
-    """Contrastive decoding (arXiv 2309.09117), (1 + beta) l_e - beta l_a where P_e >= alpha max P_e: expert, amateur."""
+    """Contrastive decoding (arXiv 2309.09117) of an expert and an amateur: (1 + beta) l_e - beta l_a, over the tokens
+    with P_e >= alpha max P_e."""
     return Linear((1 + beta, -beta), temperature, plausible=alpha)

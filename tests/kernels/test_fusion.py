@@ -1,5 +1,7 @@
 """Every implementation of fusion against float64, and what must hold of the methods whatever the logits are."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -235,7 +237,7 @@ def test_divergences_rise_with_alpha_and_their_slopes_are_variance_and_mean(seed
     """A' = alpha Var(d), B' = E(d) - E0(d): why one pass over (l0, d) is enough for all candidates."""
     given_SV = streams(2, 200, seed, torch.float64)
     points = [curve(given_SV, alpha) for alpha in CANDIDATES]
-    for (a, b), (next_a, next_b) in zip(points, points[1:], strict=False):
+    for (a, b), (next_a, next_b) in pairwise(points):
         assert next_a >= a - 1e-12
         assert next_b >= b - 1e-12
     d_V, alpha, width = given_SV[1] - given_SV[0], 0.7, 1e-5
