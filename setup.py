@@ -2,16 +2,18 @@
 
 from setuptools import Extension, setup
 
-setup(
-    ext_modules=[
-        Extension(
-            "polyad.kernels._delta",
-            ["kernels/csrc/delta.cpp"],
-            depends=["kernels/csrc/delta_kernel.h"],
-            language="c++",
-            extra_compile_args=["-O3", "-g0", "-std=c++17", "-fopenmp", "-fvisibility=hidden"],
-            extra_link_args=["-fopenmp"],
-            optional=True,
-        )
-    ]
-)
+
+def native(name: str, *headers: str) -> Extension:
+    """The kernels of one source file under kernels/csrc."""
+    return Extension(
+        f"polyad.kernels._{name}",
+        [f"kernels/csrc/{name}.cpp"],
+        depends=[f"kernels/csrc/{header}" for header in ("number.h", "vector.h", *headers)],
+        language="c++",
+        extra_compile_args=["-O3", "-g0", "-std=c++17", "-fopenmp", "-fvisibility=hidden"],
+        extra_link_args=["-fopenmp"],
+        optional=True,
+    )
+
+
+setup(ext_modules=[native("delta", "delta_kernel.h"), native("fusion", "fusion_kernel.h")])

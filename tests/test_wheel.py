@@ -53,7 +53,8 @@ def test_wheel_holds_every_source_file_and_nothing_else(wheel: Path) -> None:
     assert {name.split("/")[0] for name in names - inside} == {f"{'-'.join(wheel.name.split('-')[:2])}.dist-info"}
     files = [file for part in PARTS for file in (ROOT / part).rglob("*") if file.is_file()]
     sources = {f"polyad/{file.relative_to(ROOT)}" for file in files if file.suffix not in (".pyc", ".so")}
-    assert inside == {*sources, f"polyad/kernels/_delta{sysconfig.get_config_var('EXT_SUFFIX')}"}
+    suffix = sysconfig.get_config_var("EXT_SUFFIX")
+    assert inside == {*sources, f"polyad/kernels/_delta{suffix}", f"polyad/kernels/_fusion{suffix}"}
 
 
 def test_only_the_namespace_can_be_imported(python: Path, tmp_path: Path) -> None:

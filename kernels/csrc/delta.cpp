@@ -12,6 +12,8 @@
 #include <type_traits>
 #include <vector>
 
+#include "number.h"
+
 namespace {
 
 // The layout of the tables; kernels/cpu.py has the same names.
@@ -29,34 +31,6 @@ enum TermField {
 };
 enum GroupField { GROUP_SLOT, GROUP_SIZE, GROUP_TOKENS, GROUP_WEIGHTS, GROUP_FIELDS };
 enum LayerField { LAYER_INPUTS, LAYER_BF16, LAYER_SLICES, LAYER_FIELDS };
-
-struct bfloat16 {
-    uint16_t bits;
-};
-
-inline float to_float(float value) { return value; }
-
-inline float to_float(bfloat16 value) {
-    const uint32_t bits = (uint32_t)value.bits << 16;
-    float result;
-    std::memcpy(&result, &bits, 4);
-    return result;
-}
-
-template <class Number>
-inline Number from_float(float value);
-
-template <>
-inline float from_float<float>(float value) { return value; }
-
-// Round to nearest, ties to even; a NaN stays one.
-template <>
-inline bfloat16 from_float<bfloat16>(float value) {
-    uint32_t bits;
-    std::memcpy(&bits, &value, 4);
-    if (value != value) return {(uint16_t)((bits >> 16) | 0x40)};
-    return {(uint16_t)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16)};
-}
 
 struct Layer {
     const int64_t* header;  // LAYER_FIELDS, then where each slice begins, then where the last one ends

@@ -3,17 +3,7 @@
 // Weights lie in panels of LANES columns, padded with zeros: the A factors of a slot's slices stacked as
 // [ranks / LANES][inputs][LANES], each B as [width / LANES][rank][LANES].
 
-typedef float Vector __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
-typedef uint16_t Halves __attribute__((vector_size(LANES * 2), aligned(2), may_alias));
-typedef uint32_t Words __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
-
-static inline Vector load(const float* from) { return *(const Vector*)from; }
-
-static inline Vector load(const bfloat16* from) {
-    return (Vector)(__builtin_convertvector(*(const Halves*)from, Words) << 16);
-}
-
-static inline void store(float* to, Vector value) { *(Vector*)to = value; }
+#include "vector.h"
 
 // c[row][0 .. PANELS * LANES) = or += x[row][0 .. depth) W; panel p of W begins at w + p * depth * LANES.
 template <int ROWS, int PANELS, bool ADD, class Number>

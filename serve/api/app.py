@@ -13,6 +13,7 @@ from polyad.serve.api.composition_body import with_model_text
 from polyad.serve.api.compositions import compositions_router
 from polyad.serve.api.document import complete_document
 from polyad.serve.api.errors import add_error_handlers
+from polyad.serve.api.fusion_body import FusionAnswers, without_fusion_fields
 from polyad.serve.api.gate import BodyLimit, EngineGate, TenantLimit, needs_engine
 from polyad.serve.api.json_body import JsonBody
 from polyad.serve.api.keys import keys_router
@@ -48,10 +49,13 @@ def complete_app(app: FastAPI, settings: Settings, base: BaseModel, supervisor: 
         return _TOKENIZE_BYTES if path in _TOKENIZING else _REQUEST_BYTES
 
     def rewrite(path: str, body: object) -> object:
-        return with_model_text(body, services.compositions) if needs_engine(path) else body
+        if not needs_engine(path):
+            return body
+        return with_model_text(without_fusion_fields(path, body), services.compositions)
 
     middleware: list[tuple[Any, dict[str, Any]]] = [
         (JsonBody, {"max_bytes": _REQUEST_BYTES, "rewrite": rewrite}),
+        (FusionAnswers, {}),
         (TenantLimit, {"limiter": services.limiter}),
         (EngineGate, {"ready": lambda: supervisor.ready}),
         (Authentication, {"access": services.access}),

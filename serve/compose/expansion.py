@@ -3,18 +3,17 @@
 from decimal import Decimal
 
 from polyad.adapters_store.errors import Conflict, InvalidInput, NotFound, UnknownModel, Unsupported
-from polyad.adapters_store.names import PRODUCTION, PUBLIC, public_name
-from polyad.adapters_store.registry import Composition, Snapshot, Version, View
+from polyad.adapters_store.names import PRODUCTION
+from polyad.adapters_store.registry import Composition, Snapshot, Version
 from polyad.serve.compose.bounds import MAX_DEPTH, MAX_WEIGHT, WEIGHT_RULE
 from polyad.serve.compose.expression import Blend, Expression, Fusion, Reference
 from polyad.serve.compose.parser import parse
 from polyad.serve.compose.plan import Plan
+from polyad.serve.compose.saved import Chain, name_in_chain, names_within
 from polyad.serve.compose.weights import ONE, ExactSum, exact, product
 
 # Saved compositions of saved compositions: what a few names stand for may be large.
 _MAX_NAMES = 256
-
-_Chain = tuple[str, ...]
 
 
 class Expansion:
@@ -28,7 +27,7 @@ class Expansion:
         self._versions: dict[tuple[str, str, str], Version] = {}
         self._weights: ExactSum[tuple[str, str, str]] = ExactSum()
 
-    def add(self, expression: Expression, chain: _Chain = (), weight: Decimal = ONE) -> None:
+    def add(self, expression: Expression, chain: Chain = (), weight: Decimal = ONE) -> None:
         """Add an expression, which the saved compositions of `chain` led to.
 
         Raises UnknownModel, InvalidInput, Unsupported; Conflict if compositions contain each other.
@@ -39,8 +38,10 @@ class Expansion:
             for weighted in expression.parts:
                 self.add(weighted.part, chain, product(weight, exact(weighted.weight)))
         else:
-            kind = "fusions" if isinstance(expression, Fusion) else "merges"
-            allowed = f"names and blends of them; {kind} are not served yet"
+            if isinstance(expression, Fusion):
+                allowed = "a fusion alone: it combines outputs, and can be no part of a blend or of another fusion"
+            else:
+                allowed = "names and blends of them; merges are not served yet"
             raise Unsupported(self._field, str(expression), allowed, _within(chain))
 
     def plan(self, max_versions: int) -> Plan:
@@ -54,14 +55,12 @@ class Expansion:
                 raise InvalidInput(self._field, weight, WEIGHT_RULE, where)
         return Plan.of(weights)
 
-    def _add_name(self, reference: Reference, chain: _Chain, weight: Decimal) -> None:
+    def _add_name(self, reference: Reference, chain: Chain, weight: Decimal) -> None:
         self._names += 1
         if self._names > _MAX_NAMES:
             allowed = f"at most {_MAX_NAMES} names, saved compositions written out"
             raise InvalidInput(self._field, "more names", allowed, _within(chain))
-        # What is public means the same for everybody: no tenant's own names are in it.
-        tenant = PUBLIC if chain and public_name(chain[-1]) else self._tenant
-        names = View(self._snapshot, tenant)
+        names = names_within(self._snapshot, self._tenant, chain)
         composition = names.find_composition(reference.adapter)
         if composition is not None:
             self._add_saved(composition, reference, chain, weight)
@@ -74,11 +73,10 @@ class Expansion:
         self._versions[key] = version
         self._weights.add(key, weight)
 
-    def _add_saved(self, composition: Composition, reference: Reference, chain: _Chain, weight: Decimal) -> None:
+    def _add_saved(self, composition: Composition, reference: Reference, chain: Chain, weight: Decimal) -> None:
         if reference.at != PRODUCTION:
             raise self._unknown(reference, "is not served here (a composition has no versions and no aliases)", chain)
-        own = composition.tenant == self._tenant
-        name = composition.name if own else f"{composition.tenant}/{composition.name}"
+        name = name_in_chain(composition, self._tenant)
         longer = (*chain, name)
         if name in chain:
             raise Conflict(self._field, f"a composition contains itself: {_arrows(longer)}")
@@ -86,13 +84,13 @@ class Expansion:
             raise Conflict(self._field, f"at most {MAX_DEPTH} compositions within each other: {_arrows(longer)}")
         self.add(parse(composition.expression, field=self._field), longer, weight)
 
-    def _unknown(self, reference: Reference, why: str, chain: _Chain) -> UnknownModel:
+    def _unknown(self, reference: Reference, why: str, chain: Chain) -> UnknownModel:
         return UnknownModel(self._field, str(reference), " ".join(filter(None, (why, _within(chain)))))
 
 
-def _within(chain: _Chain) -> str:
+def _within(chain: Chain) -> str:
     return f"in {_arrows(chain)}" if chain else ""
 
 
-def _arrows(chain: _Chain) -> str:
+def _arrows(chain: Chain) -> str:
     return " -> ".join(chain)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 from polyad.adapters_store.registry import Version
+from polyad.kernels.fusion.method import Method
 from polyad.serve.compose.weights import sum_text
 
 
@@ -17,13 +18,35 @@ class Term:
 
 
 @dataclass(frozen=True, slots=True)
+class FusedStreams:
+    """Streams of one text that are combined in their logits, each with a plan of its own: the mechanism of `fuse`."""
+
+    mode: str
+    streams: "tuple[Plan, ...]"
+    method: Method
+    label: str
+
+    @property
+    def versions(self) -> tuple[Version, ...]:
+        """Those of all streams, each once."""
+        return tuple(dict.fromkeys(version for stream in self.streams for version in stream.versions))
+
+    @property
+    def key(self) -> str:
+        described = "\n".join([repr(self.method), *(stream.key if stream.terms else "" for stream in self.streams)])
+        return f"fuse:{sha256(described.encode()).hexdigest()}"
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """A resolved composition. A request keeps its plan, and so its versions, to its end.
 
-    Versions are distinct and in the order of their labels. No term at all is the base model, explicitly asked for.
+    Versions are distinct and in the order of their labels. No term at all is the base model, explicitly asked for. With
+    `fusion` there are no terms, and the versions are its streams'.
     """
 
     terms: tuple[Term, ...]
+    fusion: FusedStreams | None = None
 
     @classmethod
     def single(cls, version: Version) -> "Plan":
@@ -38,11 +61,15 @@ class Plan:
 
     @property
     def versions(self) -> tuple[Version, ...]:
+        if self.fusion is not None:
+            return self.fusion.versions
         return tuple(term.version for term in self.terms)
 
     @property
     def label(self) -> str:
         """How responses name what answered: `support@v3`, `support@v3*0.7 + tone@v1*0.3`."""
+        if self.fusion is not None:
+            return self.fusion.label
         return sum_text((f"{term.version.adapter}@{term.version.label}", term.weight) for term in self.terms)
 
     @property
@@ -51,6 +78,8 @@ class Plan:
 
         No name and no alias is in it; no tenant's key is ever another's.
         """
+        if self.fusion is not None:
+            return self.fusion.key
         if len(self.terms) == 1 and self.terms[0].weight == 1:
             return _bytes_of(self.terms[0].version)
         weighted = sorted(f"{_bytes_of(term.version)}*{term.weight.hex()}" for term in self.terms)

@@ -4,11 +4,17 @@ import copy
 from collections.abc import Collection
 
 from polyad.adapters_store.errors import InvalidInput, NotFound, UnknownModel, WrongBase
+from polyad.adapters_store.names import PRODUCTION
 from polyad.adapters_store.registry import Snapshot, Version, View
+from polyad.serve.compose.bounds import MAX_DEPTH
 from polyad.serve.compose.expansion import Expansion
-from polyad.serve.compose.expression import Expression
+from polyad.serve.compose.expression import FUSE, Expression, Fusion, Reference
+from polyad.serve.compose.fusion import recipe
+from polyad.serve.compose.number import number_text
+from polyad.serve.compose.options import options_text
 from polyad.serve.compose.parser import is_composition, parse, parse_reference
-from polyad.serve.compose.plan import Plan
+from polyad.serve.compose.plan import FusedStreams, Plan
+from polyad.serve.compose.saved import Chain, name_in_chain, names_within
 
 _MAX_VERSIONS = 8
 
@@ -73,12 +79,40 @@ class Resolver:
         Raises UnknownModel for a name in it, InvalidInput for what is too large, Unsupported for what is not served
         yet, Conflict for compositions that contain each other, WrongBase.
         """
-        expansion = Expansion(self._snapshot, self._tenant, field)
-        expansion.add(expression, () if saved_as is None else (saved_as,))
-        plan = expansion.plan(self._max_versions)
+        chain = () if saved_as is None else (saved_as,)
+        whole, inner = self._written_out(expression, field, chain)
+        plan = self._fused(whole, field, inner) if isinstance(whole, Fusion) else self._sum(expression, field, chain)
         for version in plan.versions:
             self._check_base(version, field)
         return plan
+
+    def _sum(self, expression: Expression, field: str, chain: Chain) -> Plan:
+        expansion = Expansion(self._snapshot, self._tenant, field)
+        expansion.add(expression, chain)
+        return expansion.plan(self._max_versions)
+
+    def _fused(self, fusion: Fusion, field: str, chain: Chain) -> Plan:
+        asked = recipe(fusion, field)
+        experts = [self._sum(expert, field, chain) for expert in asked.experts]
+        if asked.method is None:
+            return experts[0]
+        labels = (_expert_text(plan, weight) for plan, weight in zip(experts, asked.weights, strict=True))
+        label = f"{FUSE}({', '.join(labels)}{options_text(fusion.options)})"
+        base = [Plan(())] if asked.has_base else []
+        fused = FusedStreams(asked.mode, (*base, *experts), asked.method, label)
+        if len(fused.versions) > self._max_versions:
+            came = f"{len(fused.versions)} versions"
+            raise InvalidInput(field, came, f"at most {self._max_versions} in one composition")
+        return Plan((), fused)
+
+    def _written_out(self, expression: Expression, field: str, chain: Chain) -> tuple[Expression, Chain]:
+        """What a saved composition's name stands for, and the names that led there."""
+        while isinstance(expression, Reference) and expression.at == PRODUCTION and len(chain) < MAX_DEPTH:
+            saved = names_within(self._snapshot, self._tenant, chain).find_composition(expression.adapter)
+            if saved is None or (name := name_in_chain(saved, self._tenant)) in chain:
+                break
+            expression, chain = parse(saved.expression, field=field), (*chain, name)
+        return expression, chain
 
     def _start(self, model: str) -> int:
         return next((len(prefix) for prefix in self._prefixes if model.startswith(prefix)), 0)
@@ -90,3 +124,9 @@ class Resolver:
                 f"{version.adapter}@{version.label} was made for the base model {version.base[:12]}, "
                 f"this server holds {self._fingerprint[:12]}",
             )
+
+
+def _expert_text(plan: Plan, weight: float) -> str:
+    if weight == 1:
+        return plan.label
+    return f"{plan.label if len(plan.terms) == 1 else f'({plan.label})'}*{number_text(weight)}"

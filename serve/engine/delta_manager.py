@@ -38,6 +38,11 @@ class DeltaManager:
         self._compiled = compilation.static_forward_context if compilation.mode != CompilationMode.NONE else None
         self._seen: object = None
 
+    @property
+    def backend(self) -> str:
+        """The name of what computes."""
+        return self._backend.name
+
     def create_lora_manager(self, model: Any, vllm_config: Any) -> Any:
         """Give the model's layers their slots; the model, as vLLM wants it back."""
         layers = adapt(model, self._slot_count, self._max_rank, self._backend, self._dtype, self._step, self._compiled)

@@ -2,13 +2,20 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
+from functools import cached_property
 from typing import Any
 
 from vllm.lora.request import LoRARequest
 from vllm.outputs import RequestOutput
+from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 
+from polyad.serve.compose import FusedStreams
 from polyad.serve.engine.engine_errors import refuse_failed, refusing
+from polyad.serve.engine.fusion import FusedAnswer, check_fusible
+from polyad.serve.engine.fusion_report import current_report
+from polyad.serve.engine.fusion_request import attached, check_not_forged
+from polyad.serve.engine.fusion_traces import FusionTraces
 from polyad.serve.engine.identity import PlannedRequest
 from polyad.serve.engine.ownership import own
 from polyad.serve.engine.residency import Residency
@@ -24,6 +31,10 @@ class AdapterEngine(AsyncLLM):
     weight_of: Callable[[str], float]
     telemetry: Telemetry
     supported_tasks: tuple[str, ...]
+
+    @cached_property
+    def _traces(self) -> FusionTraces:
+        return FusionTraces(self.output_processor)
 
     async def generate(
         self,
@@ -42,15 +53,13 @@ class AdapterEngine(AsyncLLM):
         tenant = current_caller.get().tenant
         with refusing(), self.telemetry.request(request_id, tenant, plan, sampling_params) as observed:
             check_structured(sampling_params)
-            async with (
-                self._resident(lora_request) as resident,
-                # A client that went away must be gone from the engine before the version may leave it.
-                aclosing(
-                    super().generate(prompt, sampling_params, request_id, *args, lora_request=resident, **kwargs)
-                ) as outputs,
-            ):
+            check_not_forged(sampling_params)
+            if plan is not None and plan.fusion is not None:
+                outputs = self._fused(plan.fusion, prompt, sampling_params, request_id, *args, **kwargs)
+            else:
+                outputs = self._plain(lora_request, prompt, sampling_params, request_id, *args, **kwargs)
+            async with aclosing(outputs):
                 async for output in outputs:
-                    refuse_failed(output)
                     observed.output(output)
                     yield output
 
@@ -59,6 +68,36 @@ class AdapterEngine(AsyncLLM):
         tenant = current_caller.get().tenant
         own(request, tenant, self.weight_of(tenant))
         await super()._add_request(request, *args, **kwargs)
+
+    async def _plain(
+        self, lora_request: LoRARequest | None, prompt: Any, sampling_params: Any, *args: Any, **kwargs: Any
+    ) -> AsyncGenerator[RequestOutput, None]:
+        async with (
+            self._resident(lora_request) as resident,
+            # A client that went away must be gone from the engine before the version may leave it.
+            aclosing(super().generate(prompt, sampling_params, *args, lora_request=resident, **kwargs)) as outputs,
+        ):
+            async for output in outputs:
+                refuse_failed(output)
+                yield output
+
+    async def _fused(
+        self, fused: FusedStreams, prompt: Any, sampling_params: Any, *args: Any, **kwargs: Any
+    ) -> AsyncGenerator[RequestOutput, None]:
+        """The leader's outputs: what is done with the other streams, only the engine's own process knows."""
+        report = current_report.get()
+        check_fusible(fused, prompt, sampling_params, self.vllm_config, report)
+        delta = sampling_params.output_kind == RequestOutputKind.DELTA
+        async with self.residency.lease_all(fused.streams) as (first, *others):
+            with self._traces.trace() as number:
+                answer = FusedAnswer(fused, number, self._traces, report, sampling_params.n)
+                params = attached(sampling_params, fused.method, others, number)
+                async with aclosing(super().generate(prompt, params, *args, lora_request=first, **kwargs)) as outputs:
+                    async for output in outputs:
+                        if sampling_params.structured_outputs is not None:
+                            refuse_failed(output)
+                        answer.take(output, delta)
+                        yield output
 
     @asynccontextmanager
     async def _resident(self, lora_request: LoRARequest | None) -> AsyncIterator[LoRARequest | None]:

@@ -23,11 +23,26 @@ def register() -> None:
     lora_model_runner_mixin.LRUCacheWorkerLoRAManager = DeltaManager
     if current_platform.is_cpu():
         _register_cpu()
+    else:
+        _register_gpu()
 
 
 def _register_cpu() -> None:
     from vllm.v1.worker import cpu_worker
 
-    from polyad.serve.engine.seeds import SeededCPUModelRunner
+    from polyad.serve.engine.fusing_runner import FusingCPUModelRunner
 
-    cpu_worker.CPUModelRunner = SeededCPUModelRunner
+    cpu_worker.CPUModelRunner = FusingCPUModelRunner
+
+
+def _register_gpu() -> None:
+    from vllm.v1.worker import gpu_model_runner
+    from vllm.v1.worker.gpu import model_runner
+
+    from polyad.serve.engine.fusing_runner import FusingRunner
+    from polyad.serve.engine.fusing_runner_v2 import FusingRunnerV2
+
+    for module, mixin in ((gpu_model_runner, FusingRunner), (model_runner, FusingRunnerV2)):
+        stock = module.GPUModelRunner
+        if not issubclass(stock, mixin):
+            module.GPUModelRunner = type(stock.__name__, (mixin, stock), {})

@@ -4,8 +4,8 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -121,18 +121,28 @@ class Residency:
 
         Raises LoadFailed, EngineUnavailable, or what the blob store raises.
         """
-        if not plan.terms:
-            yield None
-            return
-        entries = await self._acquire(plan.versions)
+        async with self.lease_all((plan,)) as (resident,):
+            yield resident
+
+    @asynccontextmanager
+    async def lease_all(self, plans: Sequence[Plan]) -> AsyncIterator[list[LoRARequest | None]]:
+        """The same for several plans at once, each without a fusion: their versions come and go together."""
+        versions = {_key(version): version for plan in plans for version in plan.versions}
+        entries = await self._acquire(tuple(versions.values())) if versions else []
         try:
             for entry in entries:
                 await asyncio.shield(entry.ready)
-            engine_ids = [entry.engine_id for entry in entries]
-            with self._compositions.id_of(plan, engine_ids) as composition_id:
-                yield composed(plan, composition_id, engine_ids)
+            engine_ids = {_key(entry.version): entry.engine_id for entry in entries}
+            with ExitStack() as compositions:
+                yield [self._composed(plan, engine_ids, compositions) for plan in plans]
         finally:
             self._release(entries)
+
+    def _composed(self, plan: Plan, engine_ids: Mapping[Key, int], compositions: ExitStack) -> LoRARequest | None:
+        if not plan.terms:
+            return None
+        ids = [engine_ids[_key(version)] for version in plan.versions]
+        return composed(plan, compositions.enter_context(self._compositions.id_of(plan, ids)), ids)
 
     async def warm(self, plan: Plan) -> None:
         """Bring a plan's versions into host memory without using them; raises what `lease` raises."""

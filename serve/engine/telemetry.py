@@ -110,7 +110,7 @@ class Telemetry:
 
 
 def _name(tenant: str, plan: Plan | None) -> str:
-    if plan is None or not plan.terms:
+    if plan is None or not plan.versions:
         return f"{tenant}/{BASE}"
     owners = {version.tenant for version in plan.versions}
     owner = owners.pop() if len(owners) == 1 else tenant

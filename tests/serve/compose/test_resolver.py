@@ -257,7 +257,6 @@ def test_malformed_composition_is_invalid_and_not_unknown(
     [
         ("ties(support, tone; density=0.2)", "ties(support, tone; density=0.2)", "merges"),
         ("support + ties(tone)*0.5", "ties(tone)", "merges"),
-        ("fuse(support, nobody)", "fuse(support, nobody)", "fusions"),
         ("merged", "ties(support, tone)' in merged", "merges"),
     ],
 )

@@ -160,7 +160,7 @@ async def test_handlers_find_what_a_name_or_composition_stands_for(
         ("support)", 400, "InvalidInput", "model: got ')' at character 8 of 'support)'"),
         ("the-base:support;", 400, "InvalidInput", "model: got ';' at character 17 of "),
         ("ties(support)", 400, "Unsupported", "merges are not served yet"),
-        ("fuse(support)", 400, "Unsupported", "fusions are not served yet"),
+        ("fuse(support)", 400, "InvalidInput", "two experts or more with mode=dlf"),
     ],
 )
 async def test_handlers_refuse_the_rest_with_what_is_wrong(

@@ -13,8 +13,8 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.worker import cpu_worker, lora_model_runner_mixin
 
 from polyad.serve.engine.delta_manager import DeltaManager
+from polyad.serve.engine.fusing_runner import FusingCPUModelRunner
 from polyad.serve.engine.plugin import ACTIVE, register
-from polyad.serve.engine.seeds import SeededCPUModelRunner
 from polyad.serve.engine.version import engine_version
 
 PINNED = "0.32.0"
@@ -35,7 +35,14 @@ USED = [
     ("vllm.lora.request.LoRARequest", "lora_name lora_int_id lora_path base_model_name"),
     ("vllm.model_executor.layers.linear.LinearBase", "forward"),
     ("vllm.model_executor.layers.quantization.base_config.QuantizeMethodBase", "apply create_weights"),
-    ("vllm.v1.worker.cpu_model_runner.CPUModelRunner", "_sample _bookkeeping_sync"),
+    ("vllm.v1.worker.cpu_model_runner.CPUModelRunner", "_sample _bookkeeping_sync sample_tokens"),
+    ("vllm.v1.worker.gpu.model_runner.GPUModelRunner", "execute_model sample sample_tokens"),
+    ("vllm.v1.worker.gpu_model_runner.ExecuteModelState", "scheduler_output logits"),
+    ("vllm.v1.core.sched.async_scheduler.AsyncScheduler", "add_request finish_requests update_from_output"),
+    ("vllm.v1.core.sched.async_scheduler.AsyncScheduler", "_preempt_request _reserve_prefill_lookahead"),
+    ("vllm.v1.core.sched.async_scheduler.AsyncScheduler", "_get_local_prefix_cache_hit"),
+    ("vllm.v1.core.kv_cache_manager.KVCacheManager", "truncate_computed_blocks"),
+    ("vllm.v1.core.kv_cache_coordinator.KVCacheCoordinator", "get_num_blocks_to_allocate"),
     ("vllm.utils.argparse_utils.FlexibleArgumentParser", "_pull_args_from_config error"),
 ]
 
@@ -125,7 +132,7 @@ def test_other_programs_keep_their_vllm(stock: None, monkeypatch: pytest.MonkeyP
 
 def test_registering_twice_is_as_once(stock: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(ACTIVE, "1")
-    ours = [DeltaManager, SeededCPUModelRunner]
+    ours = [DeltaManager, FusingCPUModelRunner]
     for _ in range(3):
         register()
         assert places() == ours
@@ -171,3 +178,18 @@ def test_scheduler_asks_for_each_waiting_request_and_counts_adapters_only_by_its
     uses = [line.strip() for line in source.splitlines() if "lora" in line and "self.lora_config" not in line]
     guarded = ("scheduled_loras", "req.lora_request", "request.lora_request", "# ")
     assert all(any(word in line for word in guarded) for line in uses), moved("the count of adapters")
+
+
+def test_scheduler_asks_in_both_of_its_loops_how_much_a_request_may_compute() -> None:
+    source = inspect.getsource(Scheduler.schedule)
+    assert source.count("self._reserve_prefill_lookahead(") == 2, moved("where members of fusions are held")
+    assert "_get_local_prefix_cache_hit(request)" in source, moved("the look into the prefix cache")
+
+
+def test_sampling_and_its_mask_come_after_the_logits_that_fusion_changes() -> None:
+    v1 = inspect.getsource(import_module("vllm.v1.worker.gpu_model_runner").GPUModelRunner.sample_tokens)
+    order = [v1.index(part) for part in ("= self.execute_model_state", "apply_grammar_bitmask(", "self._sample(")]
+    assert order == sorted(order), moved("the order of a V1 step")
+    v2 = inspect.getsource(import_module("vllm.v1.worker.gpu.model_runner").GPUModelRunner.sample)
+    order = [v2.index(part) for part in ("self.model.compute_logits(", "apply_grammar_bitmask(", "self.sampler(")]
+    assert order == sorted(order), moved("the order of a V2 step")
