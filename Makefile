@@ -19,10 +19,10 @@ LOCKED := $(VENV)/.locked-$(TORCH)-$(call sum,$(LOCKS))
 INSTALLED := $(VENV)/.installed-$(call sum,pyproject.toml setup.py kernels/csrc/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve demo test check proto lock clean
+.PHONY: help serve demo test check chart chart-files proto lock clean
 
 help: ## this list
-	@sed -n 's/^\([a-z%-]*\):.*## \(.*\)/\1 \2/p' Makefile | while read -r verb text; do printf '  make %-9s %s\n' "$$verb" "$$text"; done
+	@sed -n 's/^\([a-z%-]*\):.*## \(.*\)/\1 \2/p' Makefile | while read -r verb text; do printf '  make %-11s %s\n' "$$verb" "$$text"; done
 
 serve: $(INSTALLED) ## serve the example base model and adapters on 127.0.0.1:8000
 	$(VENV)/bin/polyad serve --example
@@ -37,6 +37,18 @@ check: $(INSTALLED) ## ruff, format, mypy strict
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+chart: $(INSTALLED) ## the chart: lint, all combinations, a release's life, alerts, Dockerfile; a part of `make test`
+	$(VENV)/bin/python -m pytest tests/helm $(PYTEST)
+
+chart-files: $(INSTALLED) ## generate the chart's values, schema, table, alerts and dashboard from helm/source
+	$(VENV)/bin/python helm/source/generate.py
+
+chart: $(INSTALLED) ## the Helm chart: lint, every combination, a release's life, alerts, Dockerfile; part of `make test`
+	$(VENV)/bin/python -m pytest tests/helm $(PYTEST)
+
+chart-files: $(INSTALLED) ## generate the chart's values, schema, table, alerts and dashboard from helm/source
+	$(VENV)/bin/python helm/source/generate.py
 
 bench-%: $(INSTALLED) ## bench-<name>: runs tests/bench/bench_<name>.py
 	$(VENV)/bin/python -m tests.bench.bench_$*

@@ -25,7 +25,7 @@ from polyad.adapters_store.registry.events import Event
 from polyad.adapters_store.registry.feed import Feed
 from polyad.adapters_store.registry.records import Adapter, Composition, Header, Version, VersionDraft
 from polyad.adapters_store.registry.snapshot import OutOfOrder, Snapshot
-from polyad.adapters_store.registry.store import REDIS_ERRORS, Reply, Store
+from polyad.adapters_store.registry.store import REDIS_ERRORS, SCHEMA, Reply, Store
 from polyad.adapters_store.registry.tail import Tail
 
 
@@ -74,6 +74,11 @@ class Registry:
     @property
     def snapshot(self) -> Snapshot:
         return self._feed.snapshot
+
+    @property
+    def schema(self) -> int:
+        """The form in which this release writes the registry."""
+        return SCHEMA
 
     @property
     def live(self) -> bool:
