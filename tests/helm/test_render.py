@@ -10,7 +10,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from tests.helm.chart import CHART, NEEDED, VERSIONS, check, merged, parsed, render, template
+from tests.helm.chart import CHART, NEEDED, VERSIONS, check, merged, one, parsed, render, template
 from tests.helm.tools import helm
 
 _GATEWAY = {
@@ -125,7 +125,7 @@ BROKEN = [
 def test_the_schemas_catch_what_is_wrong(kind: str, place: tuple[Any, ...], value: object) -> None:
     chosen = {"kind": "Deployment", "scaling": "keda"}
     values = (choices[chosen.get(switch, list(choices)[-1])] for switch, choices in SWITCHES.items())
-    manifest = next(manifest for manifest in render(*values) if manifest["kind"] == kind)
+    manifest = one(render(*values), kind, "polyad")
     check(manifest, VERSIONS[-1])
     part: Any = manifest
     for step in place[:-1]:
