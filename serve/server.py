@@ -27,8 +27,9 @@ from polyad.serve.engine.engine import AdapterEngine
 from polyad.serve.engine.openai import attach_engine, build_app
 from polyad.serve.engine.residency import Residency
 from polyad.serve.engine.supervisor import Supervisor
-from polyad.serve.service import AdapterService, Collector, CompositionService, Health
+from polyad.serve.service import AdapterService, Collector, CompositionService, Fleet, Health, Warming
 from polyad.serve.service.catalog import RegistryCatalog
+from polyad.serve.service.fleet import EXPIRY_S
 
 logger = logging.getLogger(__name__)
 
@@ -90,18 +91,32 @@ class Server:
         collector = Collector(registry, blobs, residency, settings.collect_after_s, TENANT)
         registry.subscribe(lambda event: _revoke(event, registry, residency))
         _watch(registry)
+        fleet = Fleet(
+            registry,
+            registry.replicas(EXPIRY_S),
+            base.fingerprint,
+            lambda: residency.residents,
+            lambda: health.readiness().status,
+        )
+        warming = Warming(
+            registry, fleet, residency.warm, base.fingerprint, settings.host_cache_bytes, settings.warm_versions
+        )
 
         async def attach(engine: AdapterEngine) -> None:
             if self.app is None:
                 # Imports much of vLLM: seconds that the event loop has other uses for.
                 self.app = await asyncio.to_thread(build_app, arguments, engine)
-                health = Health(registry, supervisor)
-                complete_app(self.app, settings, base, supervisor, adapters, compositions, collector, health)
+                complete_app(self.app, settings, base, supervisor, adapters, compositions, collector, health, fleet)
             await attach_engine(self.app, arguments, engine, catalog)
+            # Before it is ready: requests must not meet an empty server.
+            if warmed := await warming.run():
+                self.report(f"{warmed} adapter versions are in host memory")
 
         supervisor = Supervisor(arguments, residency, attach, settings.restart_backoff_s)
+        health = Health(registry, supervisor)
         self.report("starting the engine")
         await supervisor.start()
+        fleet.start()
         try:
             url = f"http://{settings.host}:{listener.getsockname()[1]}"
             if self.when_up is not None:
@@ -109,6 +124,7 @@ class Server:
             await self._listen_on(listener, url)
         finally:
             self.report("stopping: running requests may end")
+            await fleet.stop()
             await supervisor.stop(settings.drain_s)
 
     def _adapters(

@@ -5,6 +5,7 @@ from polyad.adapters_store.registry.embedded import EmbeddedRedis
 from polyad.adapters_store.registry.events import Change, Event, Reloaded
 from polyad.adapters_store.registry.records import Adapter, Composition, Version, VersionDraft
 from polyad.adapters_store.registry.registry import UNSET, Registry, Unset
+from polyad.adapters_store.registry.replicas import Held, Replica, Replicas, Sighting
 from polyad.adapters_store.registry.snapshot import Snapshot
 
 __all__ = [
@@ -20,5 +21,9 @@ __all__ = [
     "UNSET",
     "Unset",
     "EmbeddedRedis",
+    "Held",
+    "Replica",
+    "Replicas",
+    "Sighting",
     "masked",
 ]

@@ -24,6 +24,7 @@ from polyad.adapters_store.names import PRODUCTION, check_alias, check_name
 from polyad.adapters_store.registry.events import Event
 from polyad.adapters_store.registry.feed import Feed
 from polyad.adapters_store.registry.records import Adapter, Composition, Header, Version, VersionDraft
+from polyad.adapters_store.registry.replicas import Replicas
 from polyad.adapters_store.registry.snapshot import OutOfOrder, Snapshot
 from polyad.adapters_store.registry.store import REDIS_ERRORS, SCHEMA, Reply, Store
 from polyad.adapters_store.registry.tail import Tail
@@ -45,6 +46,7 @@ class Registry:
 
     def __init__(self, url: str, namespace: str = "polyad", *, write_timeout_s: float = 1.0) -> None:
         self._store = Store(url, namespace)
+        self._place = (url, namespace)
         self._feed = Feed()
         self._tail = Tail(self._store, self._feed)
         self._task: asyncio.Task[None] | None = None
@@ -70,6 +72,10 @@ class Registry:
             self._task = None
         self._tail.live = False
         await self._store.close()
+
+    def replicas(self, expiry_s: float) -> Replicas:
+        """The list of servers on this registry, over a connection of its own."""
+        return Replicas(*self._place, expiry_s)
 
     @property
     def snapshot(self) -> Snapshot:

@@ -16,9 +16,10 @@ from polyad.serve.api.errors import add_error_handlers
 from polyad.serve.api.gate import BodyLimit, EngineGate, needs_engine
 from polyad.serve.api.json_body import JsonBody
 from polyad.serve.api.operations import operations_router
+from polyad.serve.api.replicas import replicas_router
 from polyad.serve.config import MIB, Settings
 from polyad.serve.engine.supervisor import Supervisor
-from polyad.serve.service import AdapterService, Collector, CompositionService, Health
+from polyad.serve.service import AdapterService, Collector, CompositionService, Fleet, Health
 
 _REQUEST_BYTES = 32 * MIB
 _FORM_OVERHEAD_BYTES = 2 * MIB
@@ -36,6 +37,7 @@ def complete_app(
     compositions: CompositionService,
     collector: Collector,
     health: Health,
+    fleet: Fleet,
 ) -> None:
     """Add polyad's routes, errors and guards to vLLM's application."""
     app.title, app.version = "polyad", version("polyad")
@@ -44,6 +46,7 @@ def complete_app(
     app.include_router(compositions_router(compositions))
     app.include_router(compatibility_router(adapters))
     app.include_router(operations_router(health, collector, base))
+    app.include_router(replicas_router(fleet))
     complete_document(app)
 
     def limit(path: str) -> int:

@@ -14,6 +14,7 @@ _ENGINELESS = (
     "/v1/adapters",
     "/v1/compositions",
     "/v1/collections",
+    "/v1/replicas",
     "/health",
     "/ready",
     "/version",

@@ -3,6 +3,8 @@
 from polyad.serve.service.adapters import AdapterService, Pushed
 from polyad.serve.service.collection import Collected, Collector
 from polyad.serve.service.compositions import CompositionService
+from polyad.serve.service.fleet import Fleet
 from polyad.serve.service.health import Health
+from polyad.serve.service.warming import Warming
 
-__all__ = ["AdapterService", "Collected", "Collector", "CompositionService", "Health", "Pushed"]
+__all__ = ["AdapterService", "Collected", "Collector", "CompositionService", "Fleet", "Health", "Pushed", "Warming"]

@@ -25,7 +25,8 @@ from polyad.adapters_store.registry import EmbeddedRedis, Registry, Version
 from polyad.adapters_store.source import SourcePolicy
 from polyad.serve.compose import Plan, Resolver
 from polyad.serve.config import Settings
-from polyad.serve.service import AdapterService, Collector, CompositionService, Health
+from polyad.serve.service import AdapterService, Collector, CompositionService, Fleet, Health
+from polyad.serve.service.fleet import EXPIRY_S
 from tests.fixtures.adapters import CONFIG, WEIGHTS, write_adapter
 
 with warnings.catch_warnings():
@@ -145,9 +146,13 @@ class Face:
         app = _engine_routes()
         supervisor: Any = engine
         health = Health(registry, engine)
-        complete_app(app, settings, self.base, supervisor, service, compositions, collector, health)
+        status = lambda: health.readiness().status  # noqa: E731
+        fleet = Fleet(registry, registry.replicas(EXPIRY_S), self.base.fingerprint, lambda: (), status)
+        complete_app(app, settings, self.base, supervisor, service, compositions, collector, health, fleet)
         self._server = _Server(uvicorn.Config(app, log_level="warning"), self._up)
+        fleet.start()
         await self._server.serve([self._listener])
+        await fleet.stop()
 
 
 class _Server(uvicorn.Server):
