@@ -19,7 +19,7 @@ LOCKED := $(VENV)/.locked-$(TORCH)-$(call sum,$(LOCKS))
 INSTALLED := $(VENV)/.installed-$(call sum,pyproject.toml setup.py kernels/csrc/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve demo test check chart chart-files proto lock clean
+.PHONY: help serve demo demo-fleet test check chart chart-files proto lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z%-]*\):.*## \(.*\)/\1 \2/p' Makefile | while read -r verb text; do printf '  make %-11s %s\n' "$$verb" "$$text"; done
@@ -29,6 +29,9 @@ serve: $(INSTALLED) ## serve the example base model and adapters on 127.0.0.1:80
 
 demo: $(INSTALLED) ## a short scripted tour; ends 0 only if every answer was what it promises
 	$(VENV)/bin/python examples/demo.py
+
+demo-fleet: $(INSTALLED) ## three servers, one Redis, a proxy: promotion, kills, a rolling restart, under load
+	$(VENV)/bin/python examples/demo_fleet.py --proxy "$$($(VENV)/bin/python -m tests.helm.tools haproxy)"
 
 test: $(INSTALLED) ## all tests; PYTEST="-k name" passes options on
 	$(VENV)/bin/python -m pytest $(PYTEST)

