@@ -19,16 +19,19 @@ LOCKED := $(VENV)/.locked-$(TORCH)-$(call sum,$(LOCKS))
 INSTALLED := $(VENV)/.installed-$(call sum,pyproject.toml setup.py kernels/csrc/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve demo test check proto lock clean
+.PHONY: help serve demo demo-fleet test check chart chart-files proto lock clean
 
 help: ## this list
-	@sed -n 's/^\([a-z%-]*\):.*## \(.*\)/\1 \2/p' Makefile | while read -r verb text; do printf '  make %-9s %s\n' "$$verb" "$$text"; done
+	@sed -n 's/^\([a-z%-]*\):.*## \(.*\)/\1 \2/p' Makefile | while read -r verb text; do printf '  make %-11s %s\n' "$$verb" "$$text"; done
 
 serve: $(INSTALLED) ## serve the example base model and adapters on 127.0.0.1:8000
 	$(VENV)/bin/polyad serve --example
 
 demo: $(INSTALLED) ## a short scripted tour; ends 0 only if every answer was what it promises
 	$(VENV)/bin/python examples/demo.py
+
+demo-fleet: $(INSTALLED) ## three servers, one Redis, a proxy: promotion, kills, a rolling restart, under load
+	$(VENV)/bin/python examples/demo_fleet.py --proxy "$$($(VENV)/bin/python -m tests.helm.tools haproxy)"
 
 test: $(INSTALLED) ## all tests; PYTEST="-k name" passes options on
 	$(VENV)/bin/python -m pytest $(PYTEST)
@@ -37,6 +40,12 @@ check: $(INSTALLED) ## ruff, format, mypy strict
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+chart: $(INSTALLED) ## the chart: lint, all combinations, a release's life, alerts, Dockerfile; a part of `make test`
+	$(VENV)/bin/python -m pytest tests/helm $(PYTEST)
+
+chart-files: $(INSTALLED) ## generate the chart's values, schema, table, alerts and dashboard from helm/source
+	$(VENV)/bin/python helm/source/generate.py
 
 bench-%: $(INSTALLED) ## bench-<name>: runs tests/bench/bench_<name>.py
 	$(VENV)/bin/python -m tests.bench.bench_$*

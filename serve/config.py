@@ -62,6 +62,11 @@ class Settings(BaseSettings):
         2.0, ge=0, description="How long a request may wait for a slot before one is freed for it, in seconds."
     )
     host_cache_bytes: int = Field(4 * GIB, ge=1, description="Host memory for adapter versions, in bytes.")
+    warm_versions: int = Field(
+        32,
+        ge=0,
+        description="Versions that a new server takes over from others before it is ready, beside all pinned ones.",
+    )
     load_timeout_s: float = Field(60, gt=0, description="Bound on bringing one version into host memory, in seconds.")
 
     kernels: Literal["auto", "triton", "cpu", "reference"] = Field(

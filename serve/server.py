@@ -36,12 +36,15 @@ from polyad.serve.service import (
     AdapterService,
     Collector,
     CompositionService,
+    Fleet,
     Health,
     Limiter,
     Services,
     TenantService,
+    Warming,
 )
 from polyad.serve.service.catalog import RegistryCatalog
+from polyad.serve.service.fleet import EXPIRY_S
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +104,16 @@ class Server:
         adapters = self._adapters(registry, blobs, residency, base, base_names)
         registry.subscribe(lambda event: _revoke(event, registry, residency))
         _watch(registry)
+        fleet = Fleet(
+            registry,
+            registry.replicas(EXPIRY_S),
+            base.fingerprint,
+            lambda: residency.residents,
+            lambda: health.readiness().status,
+        )
+        warming = Warming(
+            registry, fleet, residency.warm, base.fingerprint, settings.host_cache_bytes, settings.warm_versions
+        )
 
         async def attach(engine: AdapterEngine) -> None:
             if self.app is None:
@@ -108,21 +121,27 @@ class Server:
                 self.app = await asyncio.to_thread(build_app, arguments, engine)
                 complete_app(self.app, settings, base, supervisor, services)
             await attach_engine(self.app, arguments, engine, catalog)
+            # Before it is ready: requests must not meet an empty server.
+            if warmed := await warming.run():
+                self.report(f"{warmed} adapter versions are in host memory")
 
         supervisor = Supervisor(
             arguments, residency, attach, settings.restart_backoff_s, _weight_of(registry), telemetry
         )
+        health = Health(registry, supervisor)
         services = Services(
             adapters,
             CompositionService(registry, resolver, PUBLIC, base_names),
             Collector(registry, blobs, residency, settings.collect_after_s, PUBLIC),
-            Health(registry, supervisor),
+            health,
             Access(settings, registry.snapshot),
             TenantService(registry, locked=settings.admin_key is not None),
             Limiter(registry),
+            fleet,
         )
         self.report("starting the engine")
         await supervisor.start()
+        fleet.start()
         sharing = asyncio.create_task(services.limiter.share())
         try:
             url = f"http://{settings.host}:{listener.getsockname()[1]}"
@@ -136,6 +155,7 @@ class Server:
                 await rpc.stop(0)
         finally:
             self.report("stopping: running requests may end")
+            await fleet.stop()
             await supervisor.stop(settings.drain_s)
             sharing.cancel()
 

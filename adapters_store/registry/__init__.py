@@ -14,6 +14,7 @@ from polyad.adapters_store.registry.records import (
     VersionDraft,
 )
 from polyad.adapters_store.registry.registry import UNSET, Registry, Unset
+from polyad.adapters_store.registry.replicas import Held, Replica, Replicas, Sighting
 from polyad.adapters_store.registry.snapshot import Snapshot
 from polyad.adapters_store.registry.view import View
 
@@ -35,5 +36,9 @@ __all__ = [
     "UNSET",
     "Unset",
     "EmbeddedRedis",
+    "Held",
+    "Replica",
+    "Replicas",
+    "Sighting",
     "masked",
 ]

@@ -35,8 +35,9 @@ from polyad.adapters_store.registry.records import (
     Version,
     VersionDraft,
 )
+from polyad.adapters_store.registry.replicas import Replicas
 from polyad.adapters_store.registry.snapshot import OutOfOrder, Snapshot
-from polyad.adapters_store.registry.store import REDIS_ERRORS, Reply, Store
+from polyad.adapters_store.registry.store import REDIS_ERRORS, SCHEMA, Reply, Store
 from polyad.adapters_store.registry.tail import Tail
 
 
@@ -56,6 +57,7 @@ class Registry:
 
     def __init__(self, url: str, namespace: str = "polyad", *, write_timeout_s: float = 1.0) -> None:
         self._store = Store(url, namespace)
+        self._place = (url, namespace)
         self._feed = Feed()
         self._tail = Tail(self._store, self._feed)
         self._task: asyncio.Task[None] | None = None
@@ -82,9 +84,18 @@ class Registry:
         self._tail.live = False
         await self._store.close()
 
+    def replicas(self, expiry_s: float) -> Replicas:
+        """The list of servers on this registry, over a connection of its own."""
+        return Replicas(*self._place, expiry_s)
+
     @property
     def snapshot(self) -> Snapshot:
         return self._feed.snapshot
+
+    @property
+    def schema(self) -> int:
+        """The form in which this release writes the registry."""
+        return SCHEMA
 
     @property
     def live(self) -> bool:

@@ -2,7 +2,7 @@
 
 from bisect import bisect_left, insort
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from polyad.adapters_store.errors import UnknownAdapter, UnknownAlias, UnknownComposition, UnknownVersion
@@ -89,6 +89,15 @@ class Snapshot:
         if version is None:
             raise UnknownVersion("version", reference, f"is no version of adapter {name!r}")
         return version
+
+    def find_version(self, tenant: str, name: str, number: int) -> Version | None:
+        """The version, or None."""
+        adapter = self._adapters.get(tenant, name)
+        return adapter.versions.get(number) if adapter is not None else None
+
+    def pinned(self) -> Iterator[Version]:
+        """Every pinned version of any tenant."""
+        return (version for adapter in self._adapters for version in adapter.versions.values() if version.pinned)
 
     def page(self, tenant: str, after: str | None, limit: int) -> list[Adapter]:
         """At most `limit` adapters of the tenant, by name, beginning behind `after`."""

@@ -18,6 +18,7 @@ from polyad.serve.api.gate import BodyLimit, EngineGate, TenantLimit, needs_engi
 from polyad.serve.api.json_body import JsonBody
 from polyad.serve.api.keys import keys_router
 from polyad.serve.api.operations import operations_router
+from polyad.serve.api.replicas import replicas_router
 from polyad.serve.config import MIB, Settings
 from polyad.serve.engine.supervisor import Supervisor
 from polyad.serve.service import Services
@@ -40,6 +41,7 @@ def complete_app(app: FastAPI, settings: Settings, base: BaseModel, supervisor: 
     app.include_router(keys_router(services.tenants))
     app.include_router(compatibility_router(services.adapters))
     app.include_router(operations_router(services.health, services.collector, base))
+    app.include_router(replicas_router(services.fleet))
     complete_document(app)
 
     def limit(path: str) -> int:

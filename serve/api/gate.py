@@ -18,6 +18,7 @@ _ENGINELESS = (
     "/v1/public",
     "/v1/keys",
     "/v1/tenants",
+    "/v1/replicas",
     "/health",
     "/ready",
     "/version",

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-_COMMANDS = ("serve", "config", "adapter", "alias", "composition", "key", "tenant", "models", "chat")
+_COMMANDS = ("serve", "config", "adapter", "alias", "composition", "key", "tenant", "models", "chat", "registry")
 
 
 class Commands(click.Group):

@@ -4,10 +4,12 @@ from polyad.serve.service.access import Access, Caller, Role, current_caller
 from polyad.serve.service.adapters import AdapterService, Pushed
 from polyad.serve.service.collection import Collected, Collector
 from polyad.serve.service.compositions import CompositionService
+from polyad.serve.service.fleet import Fleet
 from polyad.serve.service.health import Health
 from polyad.serve.service.limiter import Limiter
 from polyad.serve.service.services import Services
 from polyad.serve.service.tenants import TenantService
+from polyad.serve.service.warming import Warming
 
 __all__ = [
     "Access",
@@ -16,11 +18,13 @@ __all__ = [
     "Collected",
     "Collector",
     "CompositionService",
+    "Fleet",
     "Health",
     "Limiter",
     "Pushed",
     "Role",
     "Services",
     "TenantService",
+    "Warming",
     "current_caller",
 ]

@@ -6,6 +6,7 @@ from polyad.serve.service.access import Access
 from polyad.serve.service.adapters import AdapterService
 from polyad.serve.service.collection import Collector
 from polyad.serve.service.compositions import CompositionService
+from polyad.serve.service.fleet import Fleet
 from polyad.serve.service.health import Health
 from polyad.serve.service.limiter import Limiter
 from polyad.serve.service.tenants import TenantService
@@ -22,3 +23,4 @@ class Services:
     access: Access
     tenants: TenantService
     limiter: Limiter
+    fleet: Fleet

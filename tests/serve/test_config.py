@@ -34,6 +34,7 @@ GIVEN: dict[str, tuple[str, object]] = {
     "kernels": ("reference", "reference"),
     "slot_wait_s": ("0", 0.0),
     "host_cache_bytes": ("4000", 4000),
+    "warm_versions": ("5", 5),
     "load_timeout_s": ("0.5", 0.5),
     "log_format": ("json", "json"),
     "metric_labels": ("7", 7),

@@ -30,11 +30,13 @@ from polyad.serve.service import (
     AdapterService,
     Collector,
     CompositionService,
+    Fleet,
     Health,
     Limiter,
     Services,
     TenantService,
 )
+from polyad.serve.service.fleet import EXPIRY_S
 from tests.fixtures.adapters import CONFIG, WEIGHTS, write_adapter
 
 with warnings.catch_warnings():
@@ -160,14 +162,18 @@ class Face:
         health = Health(registry, engine)
         access = Access(settings, registry.snapshot)
         tenants = TenantService(registry, locked=settings.admin_key is not None)
-        services = Services(service, compositions, collector, health, access, tenants, Limiter(registry))
+        status = lambda: health.readiness().status  # noqa: E731
+        fleet = Fleet(registry, registry.replicas(EXPIRY_S), self.base.fingerprint, lambda: (), status)
+        services = Services(service, compositions, collector, health, access, tenants, Limiter(registry), fleet)
         complete_app(app, settings, self.base, supervisor, services)
         rpc = RpcServer(settings, services, resolver, lambda: self.generation)
         self.rpc_address = await rpc.start()
         self._server = _Server(uvicorn.Config(app, log_level="warning"), self._up)
+        fleet.start()
         try:
             await self._server.serve([self._listener])
         finally:
+            await fleet.stop()
             await rpc.stop(0)
 
 
