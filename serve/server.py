@@ -84,8 +84,11 @@ class Server:
         registry = Registry(url, settings.registry_namespace)
         try:
             await registry.start()
-            Access(settings, registry.snapshot).check_address(settings.host)
+            access = Access(settings, registry.snapshot)
+            access.check_address(settings.host)
             self.report(f"registry {masked(url)}: {_count(registry)} adapters")
+            if access.open:
+                self.report(f"there are no keys: whoever reaches {settings.host} is an admin")
             yield registry
         finally:
             await registry.close()
@@ -144,20 +147,23 @@ class Server:
         fleet.start()
         sharing = asyncio.create_task(services.limiter.share())
         try:
-            url = f"http://{settings.host}:{listener.getsockname()[1]}"
-            if self.when_up is not None:
-                await self.when_up(adapters, url)
-            rpc = RpcServer(settings, services, resolver, lambda: Generation(self.app) if self.app else None)
-            self.report(f"gRPC on {await rpc.start()}")
-            try:
-                await self._listen_on(listener, url, rpc)
-            finally:
-                await rpc.stop(0)
+            await self._answer(listener, services, resolver)
         finally:
             self.report("stopping: running requests may end")
             await fleet.stop()
             await supervisor.stop(settings.drain_s)
             sharing.cancel()
+
+    async def _answer(self, listener: socket.socket, services: Services, resolver: Resolver) -> None:
+        url = f"http://{self.settings.host}:{listener.getsockname()[1]}"
+        if self.when_up is not None:
+            await self.when_up(services.adapters, url)
+        rpc = RpcServer(self.settings, services, resolver, lambda: Generation(self.app) if self.app else None)
+        self.report(f"gRPC on {await rpc.start()}")
+        try:
+            await self._listen_on(listener, url, rpc)
+        finally:
+            await rpc.stop(0)
 
     def _adapters(
         self, registry: Registry, blobs: BlobStore, residency: Residency, base: BaseModel, reserved: Sequence[str]

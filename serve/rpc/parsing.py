@@ -10,15 +10,15 @@ from polyad.adapters_store.errors import InvalidInput, PolyadError
 from polyad.serve.rpc.call import abort
 
 
-class Parsing(grpc.aio.ServerInterceptor):
+class Parsing(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
     """Answers INVALID_ARGUMENT for what cannot be read, in the methods of our own services."""
 
     def __init__(self, packages: tuple[str, ...]) -> None:
         self._prefixes = tuple(f"/{package}." for package in packages)
 
-    async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
-        handler = await continuation(details)
-        if handler is None or not details.method.startswith(self._prefixes):
+    async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any) -> Any:
+        handler = await continuation(handler_call_details)
+        if handler is None or not handler_call_details.method.startswith(self._prefixes):
             return handler
         read = {"request_deserializer": _reader(handler.request_deserializer)}
         if handler.stream_unary is not None:

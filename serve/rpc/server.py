@@ -55,7 +55,7 @@ class RpcServer:
     ) -> None:
         self._settings = settings
         self._readiness = services.health
-        self._health = health.aio.HealthServicer()
+        self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
         self._server = grpc.aio.server(
             interceptors=[Parsing(_PACKAGES)], options=_OPTIONS, maximum_concurrent_rpcs=_CALLS
         )

@@ -65,6 +65,11 @@ class Access:
         self._loopback = settings.host in LOOPBACK
         self._snapshot = snapshot
 
+    @property
+    def open(self) -> bool:
+        """Whether there is no key, so that whoever comes is an admin, if the server listens on loopback."""
+        return self._api_key is None and self._admin_key is None and not self._snapshot.keys
+
     def caller(self, authorization: bytes) -> Caller:
         """Whom an Authorization header stands for, empty if there was none. Raises Unauthenticated."""
         scheme, _, token = authorization.partition(b" ")
@@ -73,7 +78,7 @@ class Access:
             return found
         # A key that was revoked is no way to be nobody in particular.
         if self._loopback and self._api_key is None and not self._snapshot.keys and not _looks_like_ours(token):
-            return Caller(PUBLIC, Role.ADMIN if self._admin_key is None else Role.USER)
+            return Caller(PUBLIC, Role.ADMIN if self.open else Role.USER)
         raise Unauthenticated("authorization: a valid key is needed, as `Authorization: Bearer KEY`")
 
     def check_address(self, host: str) -> None:
