@@ -18,7 +18,7 @@ from openai import OpenAI
 from polyad.adapters_store.base_model import BaseModel
 from tests.fixtures.answers import TIE, Answer, Stream, ask, greedy
 from tests.fixtures.reference import PeftReference
-from tests.kernels.fusion_cases import published_search
+from tests.kernels.fusion_cases import kl, published_search
 
 TOKENS = 16
 PROMPT = "The lighthouse keeper wrote in his diary that"
@@ -200,7 +200,12 @@ def test_answer_says_how_each_token_came_about(client: httpx.Client, pair: Pair)
         wanted = {label: 0.0 for label in labels} | {"base": 1 - alpha, labels[expert]: alpha}
         assert token["weights"] == pytest.approx(wanted, abs=1e-5)
         assert token["expert"] == labels[expert]
-        assert token["kl_from_base"] == pytest.approx(token["target_from_base"], rel=1, abs=1)
+        base, *experts = streams[:, place]
+        said = base + alpha * (experts[expert - 1] - base)
+        assert token["kl_from_base"] == pytest.approx(kl(said, base), abs=2e-3)
+        assert token["kl_to_base"] == pytest.approx(kl(base, said), abs=2e-3)
+        assert token["target_from_base"] == pytest.approx(sum(kl(one, base) for one in experts) / 2, abs=2e-3)
+        assert token["target_to_base"] == pytest.approx(sum(kl(base, one) for one in experts) / 2, abs=2e-3)
     assert sum(summary["chosen"].values()) == TOKENS
     plain = client.post("/v1/completions", json=greedy(pair.a, PROMPT, 1, return_fusion=True)).json()
     assert "fusion" not in plain["choices"][0]
