@@ -15,6 +15,7 @@ PolyadError                    500 INTERNAL
 │   ├── UnknownVersion         404 NOT_FOUND
 │   ├── UnknownAlias           404 NOT_FOUND
 │   ├── UnknownComposition     404 NOT_FOUND
+│   ├── UnknownMerge           404 NOT_FOUND
 │   └── UnknownSource          404 NOT_FOUND
 ├── Conflict                   409 FAILED_PRECONDITION
 │   ├── AliasMoved             409 ABORTED
@@ -25,7 +26,10 @@ PolyadError                    500 INTERNAL
 │   ├── RegistryUnavailable    503 UNAVAILABLE
 │   ├── BlobsUnavailable       503 UNAVAILABLE
 │   ├── SourceUnavailable      503 UNAVAILABLE
-│   └── EngineUnavailable      503 UNAVAILABLE
+│   ├── EngineUnavailable      503 UNAVAILABLE
+│   └── MergePending           503 UNAVAILABLE
+├── MergeFailed                409 FAILED_PRECONDITION
+├── MergeCancelled             409 ABORTED
 ├── CorruptBlob                500 DATA_LOSS
 ├── LoadFailed                 500 INTERNAL
 └── ConfigError                500 INTERNAL   (at start, before anything is served)
@@ -128,6 +132,10 @@ class UnknownComposition(NotFound):
     """No saved composition has this name."""
 
 
+class UnknownMerge(NotFound):
+    """No merge has this id, or its result was evicted."""
+
+
 class UnknownSource(NotFound):
     """The source to push from does not exist."""
 
@@ -184,6 +192,24 @@ class SourceUnavailable(Unavailable):
 
 class EngineUnavailable(Unavailable):
     """The engine is starting, restarting, or was lost while the request ran."""
+
+
+class MergePending(Unavailable):
+    """A merge is being computed; the message names its job."""
+
+
+class MergeFailed(PolyadError):
+    """A merge could not be computed; it is not tried again for a while."""
+
+    http_status = 409
+    grpc_status = "FAILED_PRECONDITION"
+
+
+class MergeCancelled(PolyadError):
+    """Somebody stopped a merge."""
+
+    http_status = 409
+    grpc_status = "ABORTED"
 
 
 class CorruptBlob(PolyadError):
