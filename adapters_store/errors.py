@@ -29,7 +29,6 @@ PolyadError                    500 INTERNAL
 │   ├── EngineUnavailable      503 UNAVAILABLE
 │   └── MergePending           503 UNAVAILABLE
 ├── MergeFailed                409 FAILED_PRECONDITION
-├── MergeCancelled             409 ABORTED
 ├── CorruptBlob                500 DATA_LOSS
 ├── LoadFailed                 500 INTERNAL
 └── ConfigError                500 INTERNAL   (at start, before anything is served)
@@ -203,13 +202,6 @@ class MergeFailed(PolyadError):
 
     http_status = 409
     grpc_status = "FAILED_PRECONDITION"
-
-
-class MergeCancelled(PolyadError):
-    """Somebody stopped a merge."""
-
-    http_status = 409
-    grpc_status = "ABORTED"
 
 
 class CorruptBlob(PolyadError):

@@ -2,6 +2,7 @@
 
 from polyad.adapters_store.merge.compress import Compress
 from polyad.adapters_store.merge.execution import Execution, Merged
+from polyad.adapters_store.merge.greedy_soup import GreedySoup, greedy_soup
 from polyad.adapters_store.merge.method import Form, Method, Products, Tensors
 from polyad.adapters_store.merge.parameter import Parameter
 from polyad.adapters_store.merge.recipe import Input, Recipe
@@ -14,6 +15,8 @@ __all__ = [
     "Compress",
     "Execution",
     "Merged",
+    "GreedySoup",
+    "greedy_soup",
     "Report",
     "ModuleReport",
     "Method",

@@ -1,20 +1,22 @@
 """Random numbers that depend on what they are for and on nothing else: not on order, threads, shards or device.
 
-A number is the splitmix64 finaliser (Steele, Lea and Flood 2014, doi:10.1145/2660193.2660195) of key + (index + 1) *
-0x9E3779B97F4A7C15, where `key` is the first 8 bytes of SHA-256 of the seed and the stream's name, and `index` the
-flat, row-major position of the element in its tensor. All arithmetic is modulo 2**64, so that any device gives the
-same bits. Shape suffix: N elements.
+Two elements share a word: word j of a stream is the splitmix64 finaliser (Steele, Lea and Flood 2014,
+doi:10.1145/2660193.2660195) of key + (j + 1) * 0x9E3779B97F4A7C15; its lower half is for element 2j, its upper half for
+2j + 1, and of a half the lower 24 bits are the number. `key` is the first 8 bytes of SHA-256 of the seed and the
+stream's name, an element's index its flat, row-major position in its tensor. All arithmetic is modulo 2**64, so that
+any device gives the same bits. Shape suffixes: N elements, J words.
 """
 
 import hashlib
 import math
+import sys
 
 import torch
 
 _GAMMA = 0x9E3779B97F4A7C15
 _FIRST = 0xBF58476D1CE4E5B9
 _SECOND = 0x94D049BB133111EB
-# Drawn as 24 bits: every value is a float32, and 1.0 is never drawn.
+# Every value is a float32, and 1.0 is never drawn.
 _BITS = 24
 
 
@@ -26,8 +28,7 @@ def stream(seed: int, *names: object) -> int:
 
 def uniform(key: int, start: int, count: int, device: torch.device | None = None) -> torch.Tensor:
     """The numbers of the elements from `start`, in [0, 1), multiples of 2**-24, float32 [count]."""
-    bits_N = _bits(key, start, count, device)
-    return bits_N.to(torch.float32).mul_(2.0**-_BITS)
+    return _bits(key, start, count, device).to(torch.float32).mul_(2.0**-_BITS)
 
 
 def keep(key: int, start: int, count: int, share: float, device: torch.device | None = None) -> torch.Tensor:
@@ -43,20 +44,27 @@ def normal(key: int, count: int) -> torch.Tensor:
 
 
 def _bits(key: int, start: int, count: int, device: torch.device | None) -> torch.Tensor:
-    """24 bits for each element, int64 [count]."""
-    z_N = torch.arange(start + 1, start + count + 1, dtype=torch.int64, device=device)
-    z_N.mul_(_signed(_GAMMA)).add_(_signed(key))
-    shifted_N = torch.empty_like(z_N)
-    for shift, factor in ((30, _FIRST), (27, _SECOND), (31, 1)):
-        z_N.bitwise_xor_(_shift_right(z_N, shift, shifted_N))
-        if factor != 1:
-            z_N.mul_(_signed(factor))
-    return _shift_right(z_N, 64 - _BITS, z_N)
+    """24 bits for each element, int32 [count]."""
+    first, last = start // 2, (start + count + 1) // 2
+    halves = _words(key, first, last - first, device).view(torch.int32)
+    if sys.byteorder == "big":
+        halves = halves.view(-1, 2).flip(1).reshape(-1)
+    bits_N = halves[start - 2 * first :][:count]
+    return bits_N.bitwise_and_((1 << _BITS) - 1)
 
 
-def _shift_right(z_N: torch.Tensor, places: int, out: torch.Tensor) -> torch.Tensor:
+def _words(key: int, first: int, count: int, device: torch.device | None) -> torch.Tensor:
+    z_J = torch.arange(first + 1, first + count + 1, dtype=torch.int64, device=device)
+    z_J.mul_(_signed(_GAMMA)).add_(_signed(key))
+    shifted_J = torch.empty_like(z_J)
+    for shift, factor in ((30, _FIRST), (27, _SECOND)):
+        z_J.bitwise_xor_(_shift_right(z_J, shift, shifted_J)).mul_(_signed(factor))
+    return z_J.bitwise_xor_(_shift_right(z_J, 31, shifted_J))
+
+
+def _shift_right(z_J: torch.Tensor, places: int, out: torch.Tensor) -> torch.Tensor:
     """Of unsigned numbers: torch's own shift draws the sign after it."""
-    torch.bitwise_right_shift(z_N, places, out=out)
+    torch.bitwise_right_shift(z_J, places, out=out)
     return out.bitwise_and_((1 << (64 - places)) - 1)
 
 

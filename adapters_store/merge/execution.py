@@ -14,9 +14,9 @@ from itertools import combinations, islice
 import torch
 
 from polyad.adapters_store.delta import Delta, ModuleDelta, module_norm, weighted_sum
-from polyad.adapters_store.errors import InvalidInput, MergeCancelled
+from polyad.adapters_store.errors import InvalidInput
 from polyad.adapters_store.merge.compress import Compressed, compress_dense, compress_low_rank
-from polyad.adapters_store.merge.method import Products, Tensors
+from polyad.adapters_store.merge.method import Coefficients, Combine, Products, Tensors
 from polyad.adapters_store.merge.module_inputs import ModuleInputs, Weights
 from polyad.adapters_store.merge.recipe import Recipe
 from polyad.adapters_store.merge.report import ModuleReport, Report
@@ -36,8 +36,7 @@ class Merged:
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Execution:
     """`deltas` by source. `weights` gives the base's W by module, for adapters that scale it; `statistics` what is
-    stored beside each input, by tensor. `progress` hears how many modules of how many are done; `cancelled` is asked
-    between.
+    stored beside each input, by tensor. `progress` hears how many modules of how many are done.
     """
 
     recipe: Recipe
@@ -46,7 +45,6 @@ class Execution:
     statistics: Sequence[Statistics] | None = None
     threads: int = 1
     progress: Progress = lambda done, of: None
-    cancelled: Callable[[], bool] = lambda: False
     places: Places = field(init=False)
 
     def __post_init__(self) -> None:
@@ -56,7 +54,7 @@ class Execution:
             raise InvalidInput("statistics", None, f"{needed} statistics of every input, for {self.recipe.method}")
 
     def run(self) -> Merged:
-        """Raises InvalidInput for inputs that do not fit the method or each other, MergeCancelled."""
+        """Raises InvalidInput for inputs that do not fit the method or each other."""
         began = time.monotonic()
         modules = self._modules()
         with ThreadPoolExecutor(self.threads, "polyad-merge", lambda: torch.set_num_threads(1)) as pool:
@@ -98,8 +96,6 @@ class Execution:
                     begun.append((module, pool.submit(self._module, module, thresholds)))
                 if not begun:
                     return
-                if self.cancelled():
-                    raise MergeCancelled("the merge was cancelled")
                 module, future = begun.pop(0)
                 yield module, future.result()
         finally:
@@ -136,18 +132,20 @@ class Execution:
     def _module(self, module: str, thresholds: Sequence[float] | None) -> tuple[ModuleDelta | None, ModuleReport]:
         inputs = self._inputs(module)
         products = inputs.products()
+        change: ModuleDelta | None = None
+        error = 0.0
         method = self.recipe.declaration
         if method.coefficients is not None:
-            change, error = self._summed(inputs, products)
-        else:
-            change, error = self._combined(inputs, thresholds)
+            change, error = self._summed(inputs, products, method.coefficients)
+        elif method.combine is not None:
+            change, error = self._combined(inputs, method.combine, thresholds)
         return change, self._report(inputs, products, change, error)
 
-    def _summed(self, inputs: ModuleInputs, products: Sequence[Sequence[float]]) -> tuple[ModuleDelta | None, float]:
+    def _summed(
+        self, inputs: ModuleInputs, products: Sequence[Sequence[float]], coefficients: Coefficients
+    ) -> tuple[ModuleDelta | None, float]:
         weights = self.recipe.weights(inputs.module, self.places)
         values = self.recipe.values(inputs.module, self.places)
-        coefficients = self.recipe.declaration.coefficients
-        assert coefficients is not None  # noqa: S101
         shares = coefficients(Products(products, weights, values))
         pairs = [
             (Delta({inputs.module: change}), share)
@@ -162,33 +160,31 @@ class Execution:
         smaller = compress_low_rank(change.low_rank, self.recipe.compress)
         return _with_low_rank(change, smaller), smaller.error
 
-    def _combined(self, inputs: ModuleInputs, thresholds: Sequence[float] | None) -> tuple[ModuleDelta | None, float]:
+    def _combined(
+        self, inputs: ModuleInputs, combine: Combine, thresholds: Sequence[float] | None
+    ) -> tuple[ModuleDelta, float]:
         compressed, bias = Compressed(None, None, 0.0), None
         if inputs.has_matrix:
-            merged = self._combine(inputs.module, inputs.matrices(), thresholds)
+            merged = combine(self._tensors(inputs.module, inputs.matrices(), thresholds))
             compressed = compress_dense(merged, self.recipe.compress, inputs.module)
         if inputs.has_bias:
-            bias = self._combine(f"{inputs.module}.bias", inputs.biases(), thresholds)
+            bias = combine(self._tensors(f"{inputs.module}.bias", inputs.biases(), thresholds))
         change = ModuleDelta(low_rank=compressed.low_rank, sparse=compressed.sparse, bias=bias)
         return change, compressed.error
 
-    def _combine(self, name: str, tasks: list[torch.Tensor], thresholds: Sequence[float] | None) -> torch.Tensor:
-        combine = self.recipe.declaration.combine
-        assert combine is not None  # noqa: S101
+    def _tensors(self, name: str, tasks: list[torch.Tensor], thresholds: Sequence[float] | None) -> Tensors:
         statistics = None
         if self.statistics is not None:
             statistics = [_statistic(one, name, place) for place, one in enumerate(self.statistics)]
-        return combine(
-            Tensors(
-                name=name,
-                tasks=tasks,
-                weights=self.recipe.weights(name, self.places),
-                values=self.recipe.values(name, self.places),
-                per_input=self.recipe.input_values(name, self.places),
-                seed=self.recipe.seed,
-                thresholds=thresholds,
-                statistics=statistics,
-            )
+        return Tensors(
+            name=name,
+            tasks=tasks,
+            weights=self.recipe.weights(name, self.places),
+            values=self.recipe.values(name, self.places),
+            per_input=self.recipe.input_values(name, self.places),
+            seed=self.recipe.seed,
+            thresholds=thresholds,
+            statistics=statistics,
         )
 
     def _report(

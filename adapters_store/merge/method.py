@@ -61,6 +61,10 @@ class Products:
     values: Values
 
 
+Coefficients = Callable[[Products], Sequence[float]]
+Combine = Callable[[Tensors], torch.Tensor]
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Method:
     """`paper` is where it comes from. `variants`: the first is the default; one alone is what everybody computes.
@@ -77,15 +81,19 @@ class Method:
     variants: tuple[str, ...] = ("paper",)
     least_inputs: int = 1
     most_inputs: int | None = None
-    coefficients: Callable[[Products], Sequence[float]] | None = None
+    coefficients: Coefficients | None = None
     needs_products: bool = False
-    combine: Callable[[Tensors], torch.Tensor] | None = None
+    combine: Combine | None = None
     negative_weights: bool = True
     unweighted_variants: frozenset[str] = frozenset()
     whole_model: frozenset[str] = frozenset()
     survey_share: str = ""
     statistics: str | None = None
     on_weights: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.coefficients is None) == (self.combine is None):
+            raise InvalidInput(f"method {self.name}", "both or none", "coefficients or combine")
 
     @property
     def is_blend(self) -> bool:

@@ -8,8 +8,9 @@ import math
 
 import torch
 
-_SAMPLED = 4096
-_SMALL = 4 * _SAMPLED
+_LEAST_SAMPLED = 4096
+_SAMPLED_SHARE = 128
+_SMALL = 4 * _LEAST_SAMPLED
 
 
 def kth_largest(magnitudes: torch.Tensor, k: int) -> float:
@@ -17,13 +18,10 @@ def kth_largest(magnitudes: torch.Tensor, k: int) -> float:
     flat_N = magnitudes.flatten()
     n = len(flat_N)
     if n > _SMALL:
-        sample_S = flat_N[:: n // _SAMPLED].sort().values
-        size = len(sample_S)
-        middle, width = (1 - k / n) * size, 4 * math.sqrt(size) * 0.5 + 2
-        low = float(sample_S[max(int(middle - width), 0)]) if middle - width >= 0 else -1.0
-        high = float(sample_S[int(middle + width)]) if middle + width < size else math.inf
-        above = int(torch.count_nonzero(flat_N > high))
-        between_N = flat_N[(flat_N > low) & (flat_N <= high)] if math.isfinite(high) else flat_N[flat_N > low]
+        low, high = _bracket(flat_N, k)
+        above_N = flat_N > high
+        above = int(torch.count_nonzero(above_N))
+        between_N = flat_N.masked_select((flat_N > low).logical_xor_(above_N))
         if above < k <= above + len(between_N):
             return _kth(between_N, k - above)
     return _kth(flat_N, k)
@@ -58,6 +56,17 @@ def row_top_mask(magnitudes: torch.Tensor, k: int) -> torch.Tensor:
         wanted = k - (mask & ~equal).sum(-1, keepdim=True)
         mask &= ~equal | (equal.cumsum(-1) <= wanted)
     return mask
+
+
+def _bracket(flat_N: torch.Tensor, k: int) -> tuple[float, float]:
+    """Two values that the k-th largest very probably lies between: four standard deviations of a sample's quantile."""
+    n = len(flat_N)
+    sample_S = flat_N[:: n // max(_LEAST_SAMPLED, n // _SAMPLED_SHARE)].sort().values
+    size = len(sample_S)
+    middle, width = (1 - k / n) * size, 2 * math.sqrt(size) + 2
+    low = float(sample_S[int(middle - width)]) if middle >= width else -1.0
+    high = float(sample_S[int(middle + width)]) if middle + width < size else math.inf
+    return low, high
 
 
 def _kth(flat_N: torch.Tensor, k: int) -> float:

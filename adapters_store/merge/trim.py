@@ -5,20 +5,34 @@ from typing import Literal
 import torch
 
 from polyad.adapters_store.merge.counter_random import keep, uniform
-from polyad.adapters_store.merge.threshold import row_top_mask, top_mask
+from polyad.adapters_store.merge.threshold import kth_largest, row_top_mask, top_mask
 
 Rescale = Literal["none", "share", "l1"]
 
-_BLOCK = 2**18
+# What a block of random numbers takes stays in a cache.
+_BLOCK = 2**15
 
 
 def magnitude(task: torch.Tensor, density: float, threshold: float | None = None) -> torch.Tensor:
     """Keep the largest int(density * n), at least one; or all from `threshold` on, if one is given."""
     if threshold is not None:
-        return task.mul_(task.abs() >= threshold)
+        return _from(task, threshold)
     if density >= 1:
         return task
-    return task.mul_(top_mask(task.abs(), max(int(density * task.numel()), 1)))
+    wanted = max(int(density * task.numel()), 1)
+    magnitudes = task.abs()
+    found = kth_largest(magnitudes, wanted)
+    if int(torch.count_nonzero(magnitudes >= found)) == wanted:
+        return _from(task, found)
+    return task.mul_(top_mask(magnitudes, wanted))
+
+
+def _from(task: torch.Tensor, threshold: float) -> torch.Tensor:
+    """Keep what is no smaller than the threshold, in one pass."""
+    if threshold == 0:
+        return task
+    below = torch.nextafter(torch.tensor(threshold), torch.tensor(0.0))
+    return torch.hardshrink(task, float(below), out=task)
 
 
 def random(task: torch.Tensor, density: float, key: int, rescale: Rescale) -> torch.Tensor:

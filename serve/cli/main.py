@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-_COMMANDS = ("serve", "config", "adapter", "alias", "composition", "models", "chat")
+_COMMANDS = ("serve", "config", "adapter", "alias", "composition", "merge", "models", "chat")
 
 
 class Commands(click.Group):
