@@ -16,10 +16,10 @@ from polyad.adapters_store.admission import Limits
 from polyad.adapters_store.base_model import BaseModel
 from polyad.adapters_store.blobs import BlobStore
 from polyad.adapters_store.errors import ConfigError, NotFound
-from polyad.adapters_store.registry import Change, EmbeddedRedis, Event, Registry, Version, masked
+from polyad.adapters_store.registry import Change, EmbeddedRedis, Event, MergedVersion, Registry, Version, masked
 from polyad.adapters_store.source import SourcePolicy
 from polyad.serve.api.app import complete_app
-from polyad.serve.compose import Resolver
+from polyad.serve.compose import Merges, Resolver
 from polyad.serve.config import Settings
 from polyad.serve.engine import metrics
 from polyad.serve.engine.arguments import model_folder, serve_arguments
@@ -27,7 +27,16 @@ from polyad.serve.engine.engine import AdapterEngine
 from polyad.serve.engine.openai import attach_engine, build_app
 from polyad.serve.engine.residency import Residency
 from polyad.serve.engine.supervisor import Supervisor
-from polyad.serve.service import AdapterService, Collector, CompositionService, Health
+from polyad.serve.service import (
+    AdapterService,
+    Collector,
+    CompositionService,
+    Health,
+    MergeLimits,
+    MergeProcess,
+    MergeResults,
+    MergeService,
+)
 from polyad.serve.service.catalog import RegistryCatalog
 
 logger = logging.getLogger(__name__)
@@ -83,10 +92,12 @@ class Server:
         await blobs.start()
         residency = Residency(blobs, settings.host_cache_bytes, settings.load_timeout_s)
         base_names = arguments.served_model_name
-        resolver = Resolver(registry.snapshot, TENANT, base_names, base.fingerprint, settings.slots)
+        merged = Merges(settings.max_rank)
+        resolver = Resolver(registry.snapshot, TENANT, base_names, base.fingerprint, settings.slots, merged)
         catalog = RegistryCatalog(registry, resolver, TENANT)
         adapters = self._adapters(registry, blobs, residency, base, base_names)
         compositions = CompositionService(registry, resolver, TENANT, base_names)
+        merges = self._merges(registry, blobs, resolver, merged, residency, arguments)
         collector = Collector(registry, blobs, residency, settings.collect_after_s, TENANT)
         registry.subscribe(lambda event: _revoke(event, registry, residency))
         _watch(registry)
@@ -96,7 +107,7 @@ class Server:
                 # Imports much of vLLM: seconds that the event loop has other uses for.
                 self.app = await asyncio.to_thread(build_app, arguments, engine)
                 health = Health(registry, supervisor)
-                complete_app(self.app, settings, base, supervisor, adapters, compositions, collector, health)
+                complete_app(self.app, settings, base, supervisor, adapters, compositions, merges, collector, health)
             await attach_engine(self.app, arguments, engine, catalog)
 
         supervisor = Supervisor(arguments, residency, attach, settings.restart_backoff_s)
@@ -109,6 +120,7 @@ class Server:
             await self._listen_on(listener, url)
         finally:
             self.report("stopping: running requests may end")
+            await merges.close()
             await supervisor.stop(settings.drain_s)
 
     def _adapters(
@@ -132,6 +144,28 @@ class Server:
             adapter_root=settings.adapter_root,
             source_timeout_s=settings.source_timeout_s,
         )
+
+    def _merges(
+        self,
+        registry: Registry,
+        blobs: BlobStore,
+        resolver: Resolver,
+        known: Merges,
+        residency: Residency,
+        arguments: Namespace,
+    ) -> MergeService:
+        settings = self.settings
+        results = MergeResults(
+            registry,
+            blobs,
+            known,
+            MergeProcess(Path(arguments.model), settings.merge_threads, settings.max_rank),
+            residency,
+            settings.state_dir / "scratch",
+            settings.merge_cache_bytes,
+        )
+        limits = MergeLimits(wait_s=settings.merge_wait_s, retry_s=settings.merge_retry_s)
+        return MergeService(registry, resolver, results, limits, TENANT, arguments.served_model_name)
 
     async def _listen_on(self, listener: socket.socket, url: str) -> None:
         if self.app is None:
@@ -184,6 +218,8 @@ def _revoke(event: Event, registry: Registry, residency: Residency) -> None:
 
 
 def _exists(registry: Registry, version: Version) -> bool:
+    if isinstance(version, MergedVersion):
+        return all(_exists(registry, parent) for parent in version.parents)
     try:
         found = registry.snapshot.resolve(version.tenant, version.adapter, version.label)
     except NotFound:

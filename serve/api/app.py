@@ -15,10 +15,11 @@ from polyad.serve.api.document import complete_document
 from polyad.serve.api.errors import add_error_handlers
 from polyad.serve.api.gate import BodyLimit, EngineGate, needs_engine
 from polyad.serve.api.json_body import JsonBody
+from polyad.serve.api.merges import merges_router, prepare_merges
 from polyad.serve.api.operations import operations_router
 from polyad.serve.config import MIB, Settings
 from polyad.serve.engine.supervisor import Supervisor
-from polyad.serve.service import AdapterService, Collector, CompositionService, Health
+from polyad.serve.service import AdapterService, Collector, CompositionService, Health, MergeService
 
 _REQUEST_BYTES = 32 * MIB
 _FORM_OVERHEAD_BYTES = 2 * MIB
@@ -34,6 +35,7 @@ def complete_app(
     supervisor: Supervisor,
     adapters: AdapterService,
     compositions: CompositionService,
+    merges: MergeService,
     collector: Collector,
     health: Health,
 ) -> None:
@@ -42,6 +44,7 @@ def complete_app(
     add_error_handlers(app)
     app.include_router(adapters_router(adapters))
     app.include_router(compositions_router(compositions))
+    app.include_router(merges_router(merges, compositions))
     app.include_router(compatibility_router(adapters))
     app.include_router(operations_router(health, collector, base))
     complete_document(app)
@@ -55,8 +58,12 @@ def complete_app(
     def rewrite(path: str, body: object) -> object:
         return with_model_text(body, compositions) if needs_engine(path) else body
 
+    async def prepare(path: str, body: object) -> None:
+        if needs_engine(path):
+            await prepare_merges(body, merges)
+
     middleware: list[tuple[Any, dict[str, Any]]] = [
-        (JsonBody, {"max_bytes": _REQUEST_BYTES, "rewrite": rewrite}),
+        (JsonBody, {"max_bytes": _REQUEST_BYTES, "rewrite": rewrite, "prepare": prepare}),
         (EngineGate, {"ready": lambda: supervisor.ready}),
         (Authentication, {"keys": Keys(settings.api_key, settings.admin_key)}),
         (BodyLimit, {"limit": limit}),

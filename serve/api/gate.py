@@ -13,6 +13,7 @@ from polyad.serve.api.errors import error_response
 _ENGINELESS = (
     "/v1/adapters",
     "/v1/compositions",
+    "/v1/merges",
     "/v1/collections",
     "/health",
     "/ready",

@@ -1,11 +1,13 @@
 """From the `model` of a request to a plan, by the in-memory snapshot of the registry: no I/O."""
 
 from collections.abc import Collection
+from functools import partial
 
 from polyad.adapters_store.errors import InvalidInput, NotFound, UnknownModel, WrongBase
 from polyad.adapters_store.registry import Snapshot, Version
 from polyad.serve.compose.expansion import Expansion
 from polyad.serve.compose.expression import Expression
+from polyad.serve.compose.merging import MergeDraft, Merges
 from polyad.serve.compose.parser import is_composition, parse, parse_reference
 from polyad.serve.compose.plan import Plan
 
@@ -25,6 +27,7 @@ class Resolver:
         base_names: Collection[str],
         fingerprint: str,
         max_versions: int = _MAX_VERSIONS,
+        merges: Merges | None = None,
     ) -> None:
         self._snapshot = snapshot
         self._tenant = tenant
@@ -33,6 +36,7 @@ class Resolver:
         self._prefixes = tuple(f"{name}:" for name in sorted(base_names, key=len, reverse=True))
         self._fingerprint = fingerprint
         self._max_versions = max_versions
+        self._merges = merges
 
     def is_base(self, model: str) -> bool:
         """Whether the name is one that the base model is served under."""
@@ -60,18 +64,29 @@ class Resolver:
         """Read a composition, also behind the base model's name and a colon. Raises InvalidInput, naming `field`."""
         return parse(text, start=self._start(text), field=field)
 
-    def resolve(self, expression: Expression, field: str, saved_as: str | None = None) -> Plan:
-        """The plan of an expression, or of what is about to be saved by a name. Errors name `field`.
+    def resolve(self, expression: Expression, field: str) -> Plan:
+        """The plan of an expression. Errors name `field`.
 
         Raises UnknownModel for a name in it, InvalidInput for what is too large, Unsupported for what is not served
-        yet, Conflict for compositions that contain each other, WrongBase.
+        yet, Conflict for compositions that contain each other, WrongBase; MissingMerge for a merge to be computed.
         """
-        expansion = Expansion(self._snapshot, self._tenant, field)
-        expansion.add(expression, () if saved_as is None else (saved_as,))
-        plan = expansion.plan(self._max_versions)
-        for version in plan.versions:
-            self._check_base(version, field)
-        return plan
+        expansion = self._expansion(field, self._merges)
+        expansion.add(expression)
+        return expansion.plan(self._max_versions)
+
+    def check(self, expression: Expression, field: str, saved_as: str) -> None:
+        """Raise what `resolve` raises, for what is about to be saved by a name; merges need not be computed yet."""
+        expansion = self._expansion(field, None if self._merges is None else self._merges.unseen())
+        expansion.add(expression, (saved_as,))
+        expansion.plan(self._max_versions)
+
+    def draft(self, expression: Expression, field: str) -> MergeDraft:
+        """The merge that an expression is, to be computed whole; raises as `resolve`, also for merges within it."""
+        expansion = self._expansion(field, self._merges)
+        return expansion.draft(expression)
+
+    def _expansion(self, field: str, merges: Merges | None) -> Expansion:
+        return Expansion(self._snapshot, self._tenant, field, partial(self._check_base, field=field), merges)
 
     def _start(self, model: str) -> int:
         return next((len(prefix) for prefix in self._prefixes if model.startswith(prefix)), 0)
@@ -80,6 +95,6 @@ class Resolver:
         if version.base != self._fingerprint:
             raise WrongBase(
                 field,
-                f"{version.adapter}@{version.label} was made for the base model {version.base[:12]}, "
+                f"{version.name} was made for the base model {version.base[:12]}, "
                 f"this server holds {self._fingerprint[:12]}",
             )

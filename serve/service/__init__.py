@@ -4,5 +4,22 @@ from polyad.serve.service.adapters import AdapterService, Pushed
 from polyad.serve.service.collection import Collected, Collector
 from polyad.serve.service.compositions import CompositionService
 from polyad.serve.service.health import Health
+from polyad.serve.service.merge_job import Job, Saved
+from polyad.serve.service.merge_process import MergeProcess
+from polyad.serve.service.merge_results import MergeResults
+from polyad.serve.service.merges import MergeLimits, MergeService
 
-__all__ = ["AdapterService", "Collected", "Collector", "CompositionService", "Health", "Pushed"]
+__all__ = [
+    "AdapterService",
+    "Collected",
+    "Collector",
+    "CompositionService",
+    "Health",
+    "Job",
+    "MergeLimits",
+    "MergeProcess",
+    "MergeResults",
+    "MergeService",
+    "Pushed",
+    "Saved",
+]

@@ -23,9 +23,18 @@ from polyad.adapters_store.blobs import BlobStore
 from polyad.adapters_store.errors import PolyadError
 from polyad.adapters_store.registry import EmbeddedRedis, Registry, Version
 from polyad.adapters_store.source import SourcePolicy
-from polyad.serve.compose import Plan, Resolver
+from polyad.serve.compose import Merges, Plan, Resolver
 from polyad.serve.config import Settings
-from polyad.serve.service import AdapterService, Collector, CompositionService, Health
+from polyad.serve.service import (
+    AdapterService,
+    Collector,
+    CompositionService,
+    Health,
+    MergeLimits,
+    MergeProcess,
+    MergeResults,
+    MergeService,
+)
 from tests.fixtures.adapters import CONFIG, WEIGHTS, write_adapter
 
 with warnings.catch_warnings():
@@ -139,13 +148,19 @@ class Face:
             reserved=[BASE],
             adapter_root=settings.adapter_root,
         )
-        resolver = Resolver(registry.snapshot, TENANT, [BASE], self.base.fingerprint)
+        known = Merges(settings.max_rank)
+        resolver = Resolver(registry.snapshot, TENANT, [BASE], self.base.fingerprint, merges=known)
         compositions = CompositionService(registry, resolver, TENANT, [BASE])
+        scratch = settings.state_dir / "scratch"
+        worker = MergeProcess(None, 1, settings.max_rank)
+        results = MergeResults(registry, blobs, known, worker, engine, scratch, settings.merge_cache_bytes)
+        waits = MergeLimits(wait_s=settings.merge_wait_s, retry_s=settings.merge_retry_s)
+        merges = MergeService(registry, resolver, results, waits, TENANT, [BASE])
         collector = Collector(registry, blobs, engine, settings.collect_after_s, TENANT)
         app = _engine_routes()
         supervisor: Any = engine
         health = Health(registry, engine)
-        complete_app(app, settings, self.base, supervisor, service, compositions, collector, health)
+        complete_app(app, settings, self.base, supervisor, service, compositions, merges, collector, health)
         self._server = _Server(uvicorn.Config(app, log_level="warning"), self._up)
         await self._server.serve([self._listener])
 
