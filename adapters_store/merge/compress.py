@@ -146,7 +146,9 @@ def _range(d_SL: torch.Tensor, directions: int, name: str) -> torch.Tensor:
     y_SQ = d_SL @ start_LQ
     for _ in range(_POWER_STEPS):
         y_SQ = d_SL @ (d_SL.t() @ torch.linalg.qr(y_SQ)[0])
-    return torch.linalg.qr(y_SQ)[0]
+    q_SQ, _ = torch.linalg.qr(y_SQ)
+    basis_SQ: torch.Tensor = q_SQ
+    return basis_SQ
 
 
 def _rank(squares: torch.Tensor, whole: float, rule: Compress) -> int:

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from polyad.adapters_store.checkpoint import INDEX_FILE, Checkpoint
+from polyad.adapters_store.checkpoint import INDEX_FILE, SINGLE_FILE, Checkpoint
 from polyad.adapters_store.errors import InvalidInput
 from polyad.adapters_store.merge.consensus import total
 from polyad.adapters_store.merge.execution import Progress
@@ -68,22 +68,12 @@ class FullMerge:
         )
 
     def _write_shards(self, folder: Path, progress: Progress) -> list[ModuleReport]:
-        reports, shard, weight_map, sizes = [], {}, {}, 0
-        shards: list[dict[str, torch.Tensor]] = []
-        names = self._names()
+        names, writer, reports = self._names(), _Shards(folder, self.shard_bytes), []
         for done, (name, merged, report) in enumerate(self._merged(names), 1):
+            writer.add(name, merged)
             reports.append(report)
-            shard[name] = merged
-            sizes += merged.nbytes
-            if sum(one.nbytes for one in shard.values()) >= self.shard_bytes:
-                shards.append({})
-                weight_map |= _save(folder, len(shards), shard)
-                shard = {}
             progress(done, len(names))
-        if shard:
-            shards.append({})
-            weight_map |= _save(folder, len(shards), shard)
-        _finish(folder, len(shards), weight_map, sizes)
+        writer.finish()
         return reports
 
     def _names(self) -> list[str]:
@@ -134,24 +124,45 @@ class FullMerge:
                 shutil.copyfile(path, folder / path.name)
 
 
-def _save(folder: Path, number: int, shard: dict[str, torch.Tensor]) -> dict[str, str]:
-    file = f"model-{number:05}.safetensors"
-    save_file(shard, folder / file, {"format": "pt"})
-    return dict.fromkeys(shard, file)
+class _Shards:
+    """Writes tensors into files of a bounded size, and the index of them if there are several."""
 
+    def __init__(self, folder: Path, bound: int) -> None:
+        self._folder = folder
+        self._bound = bound
+        self._tensors: dict[str, torch.Tensor] = {}
+        self._files: list[list[str]] = []
+        self._size = 0
 
-def _finish(folder: Path, shards: int, weight_map: dict[str, str], size: int) -> None:
-    if shards == 1:
-        os.replace(folder / "model-00001.safetensors", folder / "model.safetensors")
-        return
-    named = {
-        f"model-{number:05}.safetensors": f"model-{number:05}-of-{shards:05}.safetensors"
-        for number in range(1, shards + 1)
-    }
-    for old, new in named.items():
-        os.replace(folder / old, folder / new)
-    index = {"metadata": {"total_size": size}, "weight_map": {name: named[file] for name, file in weight_map.items()}}
-    (folder / INDEX_FILE).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+    def add(self, name: str, tensor: torch.Tensor) -> None:
+        self._tensors[name] = tensor
+        self._size += tensor.nbytes
+        if sum(one.nbytes for one in self._tensors.values()) >= self._bound:
+            self._write()
+
+    def finish(self) -> None:
+        """Give the files the names that they are looked for by."""
+        self._write()
+        count = len(self._files)
+        if count == 1:
+            os.replace(self._partial(1), self._folder / SINGLE_FILE)
+            return
+        weight_map = {}
+        for number, names in enumerate(self._files, 1):
+            file = f"model-{number:05}-of-{count:05}.safetensors"
+            os.replace(self._partial(number), self._folder / file)
+            weight_map |= dict.fromkeys(names, file)
+        index = {"metadata": {"total_size": self._size}, "weight_map": weight_map}
+        (self._folder / INDEX_FILE).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+
+    def _write(self) -> None:
+        if self._tensors:
+            self._files.append(list(self._tensors))
+            save_file(self._tensors, self._partial(len(self._files)), {"format": "pt"})
+            self._tensors = {}
+
+    def _partial(self, number: int) -> Path:
+        return self._folder / f"part-{number}.safetensors"
 
 
 class _Measured:

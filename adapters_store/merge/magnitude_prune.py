@@ -8,10 +8,14 @@ from polyad.adapters_store.merge.parameter import SCALE, share
 from polyad.adapters_store.merge.trim import magnitude
 
 
+def trim_by_magnitude(tensors: Tensors) -> None:
+    """Every task vector by its density, or by its threshold over the whole model."""
+    for place, (task, density) in enumerate(zip(tensors.tasks, tensors.each("density"), strict=True)):
+        magnitude(task, density, None if tensors.thresholds is None else tensors.thresholds[place])
+
+
 def _magnitude_prune(tensors: Tensors) -> torch.Tensor:
-    thresholds = tensors.thresholds or [None] * len(tensors.tasks)
-    for task, density, threshold in zip(tensors.tasks, tensors.each("density"), thresholds, strict=True):
-        magnitude(task, density, threshold)
+    trim_by_magnitude(tensors)
     return total(tensors.tasks, tensors.weights).mul_(tensors.values["scale"])
 
 

@@ -120,7 +120,7 @@ def _parameters(value: object, method: str, field: str) -> dict[str, Any]:
         if name in _IGNORED:
             continue
         names = _BREADCRUMBS if method.startswith("breadcrumbs") else {}
-        ours = names.get(name) or _NAMES.get(name, name)
+        ours = names.get(str(name)) or _NAMES.get(str(name), str(name))
         if ours == name and name not in _SAME and name != "weight":
             raise Unsupported(f"{field}.{name}", one, "parameters that both mergekit and polyad know")
         if ours == "normalize" and method in ("task_arithmetic", "breadcrumbs", "dare_linear", "della_linear"):
@@ -150,8 +150,6 @@ def _variant(method: str) -> str | None:
 
 
 def _path(value: object, field: str) -> str | None:
-    if isinstance(value, dict) and isinstance(value.get("model"), str):
-        return _path(value["model"]["path"] if isinstance(value["model"], dict) else value["model"], field)
     if value is None or (isinstance(value, str) and value and "+" not in value):
         return value
     raise Unsupported(field, value, "the folder of a model")

@@ -11,7 +11,7 @@ from polyad.adapters_store.merge.compress import Compress
 from polyad.adapters_store.merge.method import Form, Method
 from polyad.adapters_store.merge.parameter import Parameter, Value
 from polyad.adapters_store.merge.registry import method_of
-from polyad.adapters_store.merge.setting import Places, Setting, read_setting, setting_json, value_at
+from polyad.adapters_store.merge.setting import Filtered, Places, Setting, read_setting, setting_json, value_at
 
 # Part of every digest: a change of what a recipe computes gets another number.
 FORMAT = "polyad.merge/1"
@@ -220,4 +220,4 @@ def _checked(setting: Setting, parameter: Parameter, field: str) -> Setting:
 def _numbers(setting: Setting) -> list[float]:
     if not isinstance(setting, tuple):
         return [float(setting)]
-    return [number for one in setting for number in _numbers(getattr(one, "value", one))]
+    return [number for one in setting for number in _numbers(one.value if isinstance(one, Filtered) else one)]

@@ -59,14 +59,15 @@ def value_at(setting: Setting, name: str, place: float, default: Value) -> Value
             if isinstance(one, Filtered) and (one.filter in (None, "*") or str(one.filter) in name):
                 return value_at(one.value, name, place, default)
         return default
-    points: list[Any] = list(setting)
-    if not all(isinstance(point, int | float) and not isinstance(point, bool) for point in points):
-        return points[int(place * (len(points) - 1))]
+    points = [point for point in setting if not isinstance(point, Filtered)]
     scaled = place * (len(points) - 1)
     first = int(scaled)
-    second = min(first + 1, len(points) - 1)
+    numbers = [point for point in points if isinstance(point, int | float) and not isinstance(point, bool)]
+    if len(numbers) < len(points):
+        return points[first]
+    second = min(first + 1, len(numbers) - 1)
     share = scaled - first
-    return (1 - share) * points[first] + share * points[second]
+    return (1 - share) * numbers[first] + share * numbers[second]
 
 
 def layer_of(name: str) -> int | None:

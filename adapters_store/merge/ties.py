@@ -12,9 +12,9 @@ import dataclasses
 import torch
 
 from polyad.adapters_store.merge.consensus import COUNTED, PAPER, WEIGHTED, Election, agreeing
+from polyad.adapters_store.merge.magnitude_prune import trim_by_magnitude
 from polyad.adapters_store.merge.method import Form, Method, Tensors, Values
 from polyad.adapters_store.merge.parameter import SCALE, Parameter, share
-from polyad.adapters_store.merge.trim import magnitude
 
 SIGN = Parameter(name="sign", default="total", choices=("total", "frequency"))
 NORMALIZE = Parameter(name="normalize", default=True)
@@ -29,9 +29,7 @@ def election(values: Values) -> Election:
 
 
 def _ties(tensors: Tensors) -> torch.Tensor:
-    thresholds = tensors.thresholds or [None] * len(tensors.tasks)
-    for task, density, threshold in zip(tensors.tasks, tensors.each("density"), thresholds, strict=True):
-        magnitude(task, density, threshold)
+    trim_by_magnitude(tensors)
     return agreeing(tensors.tasks, tensors.weights, election(tensors.values)).mul_(tensors.values["scale"])
 
 
