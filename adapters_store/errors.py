@@ -17,6 +17,7 @@ PolyadError                    500 INTERNAL
 │   ├── UnknownComposition     404 NOT_FOUND
 │   ├── UnknownKey             404 NOT_FOUND
 │   ├── UnknownTenant          404 NOT_FOUND
+│   ├── UnknownMerge           404 NOT_FOUND
 │   └── UnknownSource          404 NOT_FOUND
 ├── Conflict                   409 FAILED_PRECONDITION
 │   ├── AliasMoved             409 ABORTED
@@ -28,7 +29,9 @@ PolyadError                    500 INTERNAL
 │   ├── RegistryUnavailable    503 UNAVAILABLE
 │   ├── BlobsUnavailable       503 UNAVAILABLE
 │   ├── SourceUnavailable      503 UNAVAILABLE
-│   └── EngineUnavailable      503 UNAVAILABLE
+│   ├── EngineUnavailable      503 UNAVAILABLE
+│   └── MergePending           503 UNAVAILABLE
+├── MergeFailed                409 FAILED_PRECONDITION
 ├── CorruptBlob                500 DATA_LOSS
 ├── LoadFailed                 500 INTERNAL
 └── ConfigError                500 INTERNAL   (at start, before anything is served)
@@ -139,6 +142,10 @@ class UnknownTenant(NotFound):
     """No tenant has this name, or it is not the caller's to look at."""
 
 
+class UnknownMerge(NotFound):
+    """No merge has this id, or its result was evicted."""
+
+
 class UnknownSource(NotFound):
     """The source to push from does not exist."""
 
@@ -207,6 +214,17 @@ class SourceUnavailable(Unavailable):
 
 class EngineUnavailable(Unavailable):
     """The engine is starting, restarting, or was lost while the request ran."""
+
+
+class MergePending(Unavailable):
+    """A merge is being computed; the message names its job."""
+
+
+class MergeFailed(PolyadError):
+    """A merge could not be computed; it is not tried again for a while."""
+
+    http_status = 409
+    grpc_status = "FAILED_PRECONDITION"
 
 
 class CorruptBlob(PolyadError):

@@ -69,6 +69,15 @@ class Settings(BaseSettings):
     )
     load_timeout_s: float = Field(60, gt=0, description="Bound on bringing one version into host memory, in seconds.")
 
+    merge_wait_s: float = Field(
+        30, ge=0, description="How long a request waits for a merge that it is the first to name, in seconds."
+    )
+    merge_threads: int = Field(1, ge=1, le=64, description="Threads that compute a merge, at low priority.")
+    merge_cache_bytes: int = Field(
+        8 * GIB, ge=0, description="Size bound of the results of merges; the least recently used go first."
+    )
+    merge_retry_s: float = Field(60, gt=0, description="How long a merge that failed is not tried again, in seconds.")
+
     kernels: Literal["auto", "triton", "cpu", "reference"] = Field(
         "auto",
         description="What computes the adapters' part: triton on a GPU, cpu (native code), or reference (torch).",

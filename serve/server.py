@@ -17,10 +17,10 @@ from polyad.adapters_store.base_model import BaseModel
 from polyad.adapters_store.blobs import BlobStore
 from polyad.adapters_store.errors import ConfigError, NotFound
 from polyad.adapters_store.names import PUBLIC
-from polyad.adapters_store.registry import Change, EmbeddedRedis, Event, Registry, Version, masked
+from polyad.adapters_store.registry import Change, EmbeddedRedis, Event, MergedVersion, Registry, Version, masked
 from polyad.adapters_store.source import SourcePolicy
 from polyad.serve.api.app import complete_app
-from polyad.serve.compose import Resolver
+from polyad.serve.compose import Merges, Resolver
 from polyad.serve.config import Settings
 from polyad.serve.engine import metrics
 from polyad.serve.engine.arguments import model_folder, serve_arguments
@@ -39,6 +39,10 @@ from polyad.serve.service import (
     Fleet,
     Health,
     Limiter,
+    MergeLimits,
+    MergeProcess,
+    MergeResults,
+    MergeService,
     Services,
     TenantService,
     Warming,
@@ -102,9 +106,11 @@ class Server:
         telemetry = Telemetry(settings.metric_labels)
         residency = Residency(blobs, settings.host_cache_bytes, settings.load_timeout_s, telemetry)
         base_names = arguments.served_model_name
-        resolver = Resolver(registry.snapshot, PUBLIC, base_names, base.fingerprint, settings.slots)
+        merged = Merges(settings.max_rank)
+        resolver = Resolver(registry.snapshot, PUBLIC, base_names, base.fingerprint, settings.slots, merged)
         catalog = RegistryCatalog(registry, resolver)
         adapters = self._adapters(registry, blobs, residency, base, base_names)
+        merges = self._merges(registry, blobs, resolver, merged, residency, arguments)
         registry.subscribe(lambda event: _revoke(event, registry, residency))
         _watch(registry)
         fleet = Fleet(
@@ -135,6 +141,7 @@ class Server:
         services = Services(
             adapters,
             CompositionService(registry, resolver, PUBLIC, base_names),
+            merges,
             Collector(registry, blobs, residency, settings.collect_after_s, PUBLIC),
             health,
             Access(settings, registry.snapshot),
@@ -150,6 +157,7 @@ class Server:
             await self._answer(listener, services, resolver)
         finally:
             self.report("stopping: running requests may end")
+            await merges.close()
             await fleet.stop()
             await supervisor.stop(settings.drain_s)
             sharing.cancel()
@@ -186,6 +194,28 @@ class Server:
             adapter_root=settings.adapter_root,
             source_timeout_s=settings.source_timeout_s,
         )
+
+    def _merges(
+        self,
+        registry: Registry,
+        blobs: BlobStore,
+        resolver: Resolver,
+        known: Merges,
+        residency: Residency,
+        arguments: Namespace,
+    ) -> MergeService:
+        settings = self.settings
+        results = MergeResults(
+            registry,
+            blobs,
+            known,
+            MergeProcess(Path(arguments.model), settings.merge_threads, settings.max_rank),
+            residency,
+            settings.state_dir / "scratch",
+            settings.merge_cache_bytes,
+        )
+        limits = MergeLimits(wait_s=settings.merge_wait_s, retry_s=settings.merge_retry_s)
+        return MergeService(registry, resolver, results, limits, PUBLIC, arguments.served_model_name)
 
     async def _listen_on(self, listener: socket.socket, url: str, rpc: RpcServer) -> None:
         if self.app is None:
@@ -248,6 +278,8 @@ def _revoke(event: Event, registry: Registry, residency: Residency) -> None:
 
 
 def _exists(registry: Registry, version: Version) -> bool:
+    if isinstance(version, MergedVersion):
+        return all(_exists(registry, parent) for parent in version.parents)
     try:
         found = registry.snapshot.resolve(version.tenant, version.adapter, version.label)
     except NotFound:

@@ -3,11 +3,14 @@
 from polyad.adapters_store.registry.connection import masked
 from polyad.adapters_store.registry.embedded import EmbeddedRedis
 from polyad.adapters_store.registry.events import Change, Event, Reloaded
+from polyad.adapters_store.registry.merge_ledger import MergeLedger
 from polyad.adapters_store.registry.records import (
     Adapter,
     Composition,
     Key,
     Limits,
+    MergedVersion,
+    MergeEntry,
     RoleName,
     Tenant,
     Version,
@@ -30,6 +33,9 @@ __all__ = [
     "RoleName",
     "Tenant",
     "View",
+    "MergedVersion",
+    "MergeEntry",
+    "MergeLedger",
     "Event",
     "Change",
     "Reloaded",

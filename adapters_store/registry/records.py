@@ -21,6 +21,8 @@ class VersionDraft(Record):
     source: str
     # what every version was before there were kinds
     kind: str = "lora"
+    # how a merge was made: its recipe, canonical JSON
+    recipe: str | None = None
 
     @field_validator("targets")
     @classmethod
@@ -40,6 +42,38 @@ class Version(VersionDraft):
     @property
     def label(self) -> str:
         return f"v{self.number}"
+
+    @property
+    def name(self) -> str:
+        """How people name it: support@v3."""
+        return f"{self.adapter}@{self.label}"
+
+
+class MergedVersion(Version):
+    """What a merge came to: no version of an adapter, but served like one. `adapter` is its text, over `parents`."""
+
+    number: int = 0
+    parents: tuple[Version, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.adapter
+
+
+class MergeEntry(Record):
+    """A merge that was computed, by its recipe's digest. `text` names the versions that it is made of."""
+
+    tenant: str
+    id: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    text: str
+    recipe: str
+    digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    size: Annotated[int, Field(ge=0)]
+    base: str
+    rank: int
+    targets: tuple[str, ...]
+    created: float
+    report: dict[str, Any]
 
 
 class Header(Record):

@@ -24,6 +24,7 @@ from polyad.adapters_store.errors import (
 from polyad.adapters_store.names import PRODUCTION, check_alias, check_name
 from polyad.adapters_store.registry.events import Event
 from polyad.adapters_store.registry.feed import Feed
+from polyad.adapters_store.registry.merge_ledger import MergeLedger
 from polyad.adapters_store.registry.records import (
     Adapter,
     Composition,
@@ -62,6 +63,7 @@ class Registry:
         self._tail = Tail(self._store, self._feed)
         self._task: asyncio.Task[None] | None = None
         self._write_timeout_s = write_timeout_s
+        self.merges = MergeLedger(self._store, write_timeout_s)
 
     async def start(self) -> None:
         """Connect and read everything. Raise RegistryUnavailable, or ConfigError if waiting would not help."""

@@ -20,7 +20,7 @@ from redis.exceptions import (
 
 from polyad.adapters_store.errors import ConfigError, InvalidName, RegistryUnavailable
 from polyad.adapters_store.names import check_name
-from polyad.adapters_store.registry.connection import close, connect, drop_idle, masked
+from polyad.adapters_store.registry.connection import Client, close, connect, drop_idle, masked
 from polyad.adapters_store.registry.events import Change
 from polyad.adapters_store.registry.records import Composition, Header, Key, Tenant, Version
 from polyad.adapters_store.registry.snapshot import Snapshot
@@ -66,9 +66,18 @@ class Store:
         self._client = connect(url)
         # Bounds the connections that a burst of writes opens.
         self._writers = asyncio.Semaphore(_WRITERS)
-        self._keys = [f"{{{namespace}}}:{key}" for key in _KEYS]
+        self._namespace = namespace
+        self._keys = [self.key(key) for key in _KEYS]
         names = [entry.name.removesuffix(".lua") for entry in _SCRIPTS.iterdir() if entry.name.endswith(".lua")]
         self._scripts = {name: _script(name) for name in names if name != "prelude"}
+
+    @property
+    def client(self) -> Client:
+        return self._client
+
+    def key(self, name: str) -> str:
+        """Of this registry's data; all of it lies on one node of a cluster."""
+        return f"{{{self._namespace}}}:{name}"
 
     async def load(self) -> Snapshot:
         """Read everything as of one moment. Raise ConfigError if a newer release wrote it or Redis refuses us."""

@@ -17,11 +17,12 @@ from polyad.serve.api.fusion_body import FusionAnswers, without_fusion_fields
 from polyad.serve.api.gate import BodyLimit, EngineGate, TenantLimit, needs_engine
 from polyad.serve.api.json_body import JsonBody
 from polyad.serve.api.keys import keys_router
+from polyad.serve.api.merges import merges_router, prepare_merges
 from polyad.serve.api.operations import operations_router
 from polyad.serve.api.replicas import replicas_router
 from polyad.serve.config import MIB, Settings
 from polyad.serve.engine.supervisor import Supervisor
-from polyad.serve.service import Services
+from polyad.serve.service import Services, current_caller
 
 _REQUEST_BYTES = 32 * MIB
 _FORM_OVERHEAD_BYTES = 2 * MIB
@@ -38,6 +39,7 @@ def complete_app(app: FastAPI, settings: Settings, base: BaseModel, supervisor: 
     for public in (False, True):
         app.include_router(adapters_router(services.adapters, public=public))
         app.include_router(compositions_router(services.compositions, public=public))
+    app.include_router(merges_router(services.merges, services.compositions))
     app.include_router(keys_router(services.tenants))
     app.include_router(compatibility_router(services.adapters))
     app.include_router(operations_router(services.health, services.collector, base))
@@ -55,8 +57,12 @@ def complete_app(app: FastAPI, settings: Settings, base: BaseModel, supervisor: 
             return body
         return with_model_text(without_fusion_fields(path, body), services.compositions)
 
+    async def prepare(path: str, body: object) -> None:
+        if needs_engine(path):
+            await prepare_merges(body, services.merges.of(current_caller.get().tenant))
+
     middleware: list[tuple[Any, dict[str, Any]]] = [
-        (JsonBody, {"max_bytes": _REQUEST_BYTES, "rewrite": rewrite}),
+        (JsonBody, {"max_bytes": _REQUEST_BYTES, "rewrite": rewrite, "prepare": prepare}),
         (FusionAnswers, {}),
         (TenantLimit, {"limiter": services.limiter}),
         (EngineGate, {"ready": lambda: supervisor.ready}),

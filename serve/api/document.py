@@ -24,8 +24,9 @@ _DESCRIPTION = (
     "One base model and many adapters. `model` takes the base model's name, an adapter (`support`: its production "
     "version), an alias (`support@canary`), a version (`support@v3`), the name of a saved composition, or a blend "
     "(`support*0.7 + tone*0.3`), each also as `base:...`. A composition may also be JSON: in `model`, or in "
-    "`composition`, beside a base model's name or nothing. Merges (`ties(support, code; density=0.2)`) and fusions "
-    "(`fuse(support, code)`) are read, but not served yet."
+    "`composition`, beside a base model's name or nothing. A merge (`ties(support, code; density=0.2)`) is computed "
+    "when it is first named; until then the answer is 503 with the id of its job. Fusions (`fuse(support, "
+    "code)`) are read, but not served yet."
 )
 _KEY = {"type": "http", "scheme": "bearer", "description": "Needed if the server has keys."}
 # FastAPI announces them for every route; here such errors are 400, in the shape of all others.

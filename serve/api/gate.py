@@ -14,6 +14,7 @@ from polyad.serve.service import Caller, Limiter
 _ENGINELESS = (
     "/v1/adapters",
     "/v1/compositions",
+    "/v1/merges",
     "/v1/collections",
     "/v1/public",
     "/v1/keys",

@@ -7,13 +7,13 @@ end as a server error there, or hold up every other request for a minute while t
 import asyncio
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from email.message import Message as Headers
 from typing import Any, NoReturn, TypeAlias
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from polyad.adapters_store.errors import InvalidInput, TooLarge
+from polyad.adapters_store.errors import InvalidInput, PolyadError, TooLarge
 from polyad.serve.api.errors import error_response
 
 MAX_DEPTH = 100
@@ -26,6 +26,7 @@ TOKEN_MAPS = frozenset({"logit_bias"})
 
 Container: TypeAlias = dict[str, object] | list[object]
 Rewrite: TypeAlias = Callable[[str, object], object]
+Prepare: TypeAlias = Callable[[str, object], Awaitable[None]]
 
 _INTEGERS = range(-(2**63), 2**64)
 _IN_THREAD_BYTES = 64 * 1024
@@ -34,13 +35,15 @@ _IN_THREAD_BYTES = 64 * 1024
 class JsonBody:
     """ASGI middleware: a body that says it is JSON is checked by `read_json`, and refused with 400 if it is not.
 
-    Handlers get it as it came, unless `rewrite` makes another value of it for their path.
+    Handlers get it as it came, unless `rewrite` makes another value of it for their path; and not before `prepare` has
+    had what the value asks for made ready.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int, rewrite: Rewrite) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int, rewrite: Rewrite, prepare: Prepare) -> None:
         self._app = app
         self._max_bytes = max_bytes
         self._rewrite = rewrite
+        self._prepare = prepare
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not _says_json(scope):
@@ -51,22 +54,23 @@ class JsonBody:
             if body is None:
                 return
             if len(body) > _IN_THREAD_BYTES:
-                rewritten = await asyncio.to_thread(self._checked, scope["path"], body)
+                rewritten, value = await asyncio.to_thread(self._checked, scope["path"], body)
             else:
-                rewritten = self._checked(scope["path"], body)
-        except InvalidInput as error:
+                rewritten, value = self._checked(scope["path"], body)
+            await self._prepare(scope["path"], value)
+        except PolyadError as error:
             await error_response(error)(scope, receive, send)
             return
         if rewritten is not body:
             scope = {**scope, "headers": _with_length(scope["headers"], len(rewritten))}
         await self._app(scope, _replayed(rewritten, receive), send)
 
-    def _checked(self, path: str, body: bytes) -> bytes:
+    def _checked(self, path: str, body: bytes) -> tuple[bytes, object]:
         if not body:
-            return body
+            return body, None
         value = read_json(body)
         wanted = self._rewrite(path, value)
-        return body if wanted is value else json.dumps(wanted).encode()
+        return (body if wanted is value else json.dumps(wanted).encode()), wanted
 
 
 def read_json(content: bytes) -> object:

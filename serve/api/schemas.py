@@ -1,5 +1,6 @@
 """The JSON bodies of polyad's own routes."""
 
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -27,6 +28,7 @@ _VERSION_EXAMPLE: dict[str, Any] = {
     "source": "upload",
     "pinned": False,
     "aliases": ["production"],
+    "recipe": None,
 }
 _ADAPTER_EXAMPLE: dict[str, Any] = {
     "object": "adapter",
@@ -46,7 +48,8 @@ class Body(BaseModel):
 
 
 class VersionOut(BaseModel):
-    """One immutable version of an adapter. `size` in bytes, `created` in Unix seconds."""
+    """One immutable version of an adapter. `size` in bytes, `created` in Unix seconds; `recipe` is how a merge was
+    made."""
 
     model_config = ConfigDict(json_schema_extra={"example": _VERSION_EXAMPLE})
 
@@ -62,6 +65,7 @@ class VersionOut(BaseModel):
     source: str
     pinned: bool
     aliases: list[str]
+    recipe: dict[str, Any] | None = None
 
     @classmethod
     def of(cls, version: Version, adapter: Adapter | None = None) -> "VersionOut":
@@ -78,6 +82,7 @@ class VersionOut(BaseModel):
             source=version.source,
             pinned=version.pinned,
             aliases=sorted(alias for alias, number in aliases if number == version.number),
+            recipe=json.loads(version.recipe) if version.recipe else None,
         )
 
 

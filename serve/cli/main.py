@@ -5,7 +5,19 @@ from typing import Any
 
 import click
 
-_COMMANDS = ("serve", "config", "adapter", "alias", "composition", "key", "tenant", "models", "chat", "registry")
+_COMMANDS = (
+    "serve",
+    "config",
+    "adapter",
+    "alias",
+    "composition",
+    "merge",
+    "key",
+    "tenant",
+    "models",
+    "chat",
+    "registry",
+)
 
 
 class Commands(click.Group):

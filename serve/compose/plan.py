@@ -70,7 +70,7 @@ class Plan:
         """How responses name what answered: `support@v3`, `support@v3*0.7 + tone@v1*0.3`."""
         if self.fusion is not None:
             return self.fusion.label
-        return sum_text((f"{term.version.adapter}@{term.version.label}", term.weight) for term in self.terms)
+        return sum_text((term.version.name, term.weight) for term in self.terms)
 
     @property
     def key(self) -> str:

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Collection
+from functools import partial
 
 from polyad.adapters_store.errors import InvalidInput, NotFound, UnknownModel, WrongBase
 from polyad.adapters_store.names import PRODUCTION
@@ -10,6 +11,7 @@ from polyad.serve.compose.bounds import MAX_DEPTH
 from polyad.serve.compose.expansion import Expansion
 from polyad.serve.compose.expression import FUSE, Expression, Fusion, Reference
 from polyad.serve.compose.fusion import recipe
+from polyad.serve.compose.merging import MergeDraft, Merges
 from polyad.serve.compose.number import number_text
 from polyad.serve.compose.options import options_text
 from polyad.serve.compose.parser import is_composition, parse, parse_reference
@@ -32,6 +34,7 @@ class Resolver:
         base_names: Collection[str],
         fingerprint: str,
         max_versions: int = _MAX_VERSIONS,
+        merges: Merges | None = None,
     ) -> None:
         self._snapshot = snapshot
         self._tenant = tenant
@@ -40,6 +43,7 @@ class Resolver:
         self._prefixes = tuple(f"{name}:" for name in sorted(base_names, key=len, reverse=True))
         self._fingerprint = fingerprint
         self._max_versions = max_versions
+        self._merges = merges
 
     def of(self, tenant: str) -> "Resolver":
         """The same for another tenant's requests."""
@@ -73,27 +77,40 @@ class Resolver:
         """Read a composition, also behind the base model's name and a colon. Raises InvalidInput, naming `field`."""
         return parse(text, start=self._start(text), field=field)
 
-    def resolve(self, expression: Expression, field: str, saved_as: str | None = None) -> Plan:
-        """The plan of an expression, or of what is about to be saved by a name. Errors name `field`.
+    def resolve(self, expression: Expression, field: str) -> Plan:
+        """The plan of an expression. Errors name `field`.
 
         Raises UnknownModel for a name in it, InvalidInput for what is too large, Unsupported for what is not served
-        yet, Conflict for compositions that contain each other, WrongBase.
+        yet, Conflict for compositions that contain each other, WrongBase; MissingMerge for a merge to be computed.
         """
-        chain = () if saved_as is None else (saved_as,)
-        whole, inner = self._written_out(expression, field, chain)
-        plan = self._fused(whole, field, inner) if isinstance(whole, Fusion) else self._sum(expression, field, chain)
-        for version in plan.versions:
-            self._check_base(version, field)
-        return plan
+        return self._resolve(expression, field, (), self._merges)
 
-    def _sum(self, expression: Expression, field: str, chain: Chain) -> Plan:
-        expansion = Expansion(self._snapshot, self._tenant, field)
+    def check(self, expression: Expression, field: str, saved_as: str) -> None:
+        """Raise what `resolve` raises, for what is about to be saved by a name; merges need not be computed yet."""
+        merges = None if self._merges is None else self._merges.unseen()
+        self._resolve(expression, field, (saved_as,), merges)
+
+    def draft(self, expression: Expression, field: str) -> MergeDraft:
+        """The merge that an expression is, to be computed whole; raises as `resolve`, also for merges within it."""
+        return self._expansion(field, self._merges).draft(expression)
+
+    def _resolve(self, expression: Expression, field: str, chain: Chain, merges: Merges | None) -> Plan:
+        whole, inner = self._written_out(expression, field, chain)
+        if isinstance(whole, Fusion):
+            return self._fused(whole, field, inner, merges)
+        return self._sum(expression, field, chain, merges)
+
+    def _expansion(self, field: str, merges: Merges | None) -> Expansion:
+        return Expansion(self._snapshot, self._tenant, field, partial(self._check_base, field=field), merges)
+
+    def _sum(self, expression: Expression, field: str, chain: Chain, merges: Merges | None) -> Plan:
+        expansion = self._expansion(field, merges)
         expansion.add(expression, chain)
         return expansion.plan(self._max_versions)
 
-    def _fused(self, fusion: Fusion, field: str, chain: Chain) -> Plan:
+    def _fused(self, fusion: Fusion, field: str, chain: Chain, merges: Merges | None) -> Plan:
         asked = recipe(fusion, field)
-        experts = [self._sum(expert, field, chain) for expert in asked.experts]
+        experts = [self._sum(expert, field, chain, merges) for expert in asked.experts]
         if asked.method is None:
             return experts[0]
         labels = (_expert_text(plan, weight) for plan, weight in zip(experts, asked.weights, strict=True))
@@ -121,7 +138,7 @@ class Resolver:
         if version.base != self._fingerprint:
             raise WrongBase(
                 field,
-                f"{version.adapter}@{version.label} was made for the base model {version.base[:12]}, "
+                f"{version.name} was made for the base model {version.base[:12]}, "
                 f"this server holds {self._fingerprint[:12]}",
             )
 

@@ -205,7 +205,7 @@ class Residency:
     def _check_fits(self, versions: Sequence[Version]) -> None:
         size = sum(version.size for version in versions)
         if size > self._budget:
-            names = " + ".join(f"{version.adapter}@{version.label}" for version in versions)
+            names = " + ".join(version.name for version in versions)
             raise LoadFailed(f"{names}: {size} bytes, host_cache_bytes allows {self._budget} for all")
 
     async def _make_room(self, size: int) -> None:
@@ -287,7 +287,7 @@ class Residency:
         if entry.ready.done():
             return
         metrics.load_failures.inc()
-        name = f"{entry.version.adapter}@{entry.version.label}"
+        name = entry.version.name
         logger.error("could not load %s: %s: %s", name, type(error).__name__, error)
         self._drop([entry])
         self._released.set()

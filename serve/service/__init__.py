@@ -7,6 +7,10 @@ from polyad.serve.service.compositions import CompositionService
 from polyad.serve.service.fleet import Fleet
 from polyad.serve.service.health import Health
 from polyad.serve.service.limiter import Limiter
+from polyad.serve.service.merge_job import Job, Saved
+from polyad.serve.service.merge_process import MergeProcess
+from polyad.serve.service.merge_results import MergeResults
+from polyad.serve.service.merges import MergeLimits, MergeService
 from polyad.serve.service.services import Services
 from polyad.serve.service.tenants import TenantService
 from polyad.serve.service.warming import Warming
@@ -20,9 +24,15 @@ __all__ = [
     "CompositionService",
     "Fleet",
     "Health",
+    "Job",
     "Limiter",
+    "MergeLimits",
+    "MergeProcess",
+    "MergeResults",
+    "MergeService",
     "Pushed",
     "Role",
+    "Saved",
     "Services",
     "TenantService",
     "Warming",

@@ -21,6 +21,8 @@ class Collected:
 class Collector:
     """Removes versions of one tenant and the bytes that no version of any tenant refers to any more.
 
+    What merges came to is not its business: they have a bound of their own.
+
     Both must be older than `after_s` seconds: a version may be about to get its alias, and bytes are written before
     their version is registered.
     """
@@ -45,13 +47,12 @@ class Collector:
         if not dry_run:
             versions = [version for version in versions if await self._delete(version)]
         stored = await self._blobs.digests()
-        needed = self._registry.snapshot.digests()
+        if not self._registry.live:
+            raise RegistryUnavailable("registry: Redis is away; which bytes are needed is unknown, none was removed")
+        merged = {entry.digest for entry in await self._registry.merges.entries()}
+        needed = self._registry.snapshot.digests() | merged
         blobs = [blob.digest for blob in stored if blob.digest not in needed and blob.age_seconds > self._after_s]
         if not dry_run:
-            if not self._registry.live:
-                raise RegistryUnavailable(
-                    "registry: Redis is away; which bytes are needed is unknown, none was removed"
-                )
             for digest in blobs:
                 await self._blobs.delete(digest)
         return Collected(versions, blobs)

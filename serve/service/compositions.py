@@ -45,12 +45,12 @@ class CompositionService:
         """Let a name stand for an expression, which can be served now.
 
         `if_current` makes it a compare-and-set: None means that the name must stand for nothing yet.
-        Raises InvalidName, what `Resolver.resolve` raises, CompositionChanged, Conflict, RegistryUnavailable.
+        Raises InvalidName, what `Resolver.check` raises, CompositionChanged, Conflict, RegistryUnavailable.
         """
         check_name("name", name)
         if name in self._reserved:
             raise InvalidName("name", name, "any name but the base model's")
-        self._resolver.resolve(expression, "expression", saved_as=name)
+        self._resolver.check(expression, "expression", saved_as=name)
         expected = if_current if isinstance(if_current, Unset) or if_current is None else str(if_current)
         return await self._registry.set_composition(self._tenant, name, str(expression), expected)
 

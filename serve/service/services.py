@@ -9,6 +9,7 @@ from polyad.serve.service.compositions import CompositionService
 from polyad.serve.service.fleet import Fleet
 from polyad.serve.service.health import Health
 from polyad.serve.service.limiter import Limiter
+from polyad.serve.service.merges import MergeService
 from polyad.serve.service.tenants import TenantService
 
 
@@ -18,6 +19,7 @@ class Services:
 
     adapters: AdapterService
     compositions: CompositionService
+    merges: MergeService
     collector: Collector
     health: Health
     access: Access

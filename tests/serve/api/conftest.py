@@ -23,7 +23,7 @@ from polyad.adapters_store.blobs import BlobStore
 from polyad.adapters_store.errors import PolyadError
 from polyad.adapters_store.registry import EmbeddedRedis, Registry, Version
 from polyad.adapters_store.source import SourcePolicy
-from polyad.serve.compose import Plan, Resolver
+from polyad.serve.compose import Merges, Plan, Resolver
 from polyad.serve.config import Settings
 from polyad.serve.service import (
     Access,
@@ -33,6 +33,10 @@ from polyad.serve.service import (
     Fleet,
     Health,
     Limiter,
+    MergeLimits,
+    MergeProcess,
+    MergeResults,
+    MergeService,
     Services,
     TenantService,
 )
@@ -154,8 +158,14 @@ class Face:
             reserved=[BASE],
             adapter_root=settings.adapter_root,
         )
-        resolver = Resolver(registry.snapshot, TENANT, [BASE], self.base.fingerprint)
+        known = Merges(settings.max_rank)
+        resolver = Resolver(registry.snapshot, TENANT, [BASE], self.base.fingerprint, merges=known)
         compositions = CompositionService(registry, resolver, TENANT, [BASE])
+        scratch = settings.state_dir / "scratch"
+        worker = MergeProcess(None, 1, settings.max_rank)
+        results = MergeResults(registry, blobs, known, worker, engine, scratch, settings.merge_cache_bytes)
+        waits = MergeLimits(wait_s=settings.merge_wait_s, retry_s=settings.merge_retry_s)
+        merges = MergeService(registry, resolver, results, waits, TENANT, [BASE])
         collector = Collector(registry, blobs, engine, settings.collect_after_s, TENANT)
         app = _engine_routes()
         supervisor: Any = engine
@@ -164,7 +174,7 @@ class Face:
         tenants = TenantService(registry, locked=settings.admin_key is not None)
         status = lambda: health.readiness().status  # noqa: E731
         fleet = Fleet(registry, registry.replicas(EXPIRY_S), self.base.fingerprint, lambda: (), status)
-        services = Services(service, compositions, collector, health, access, tenants, Limiter(registry), fleet)
+        services = Services(service, compositions, merges, collector, health, access, tenants, Limiter(registry), fleet)
         complete_app(app, settings, self.base, supervisor, services)
         rpc = RpcServer(settings, services, resolver, lambda: self.generation)
         self.rpc_address = await rpc.start()

@@ -318,11 +318,11 @@ def test_weights_are_bounded_also_through_saved_compositions() -> None:
 
 def test_saving_looks_at_the_name_that_is_about_to_be_saved(make: Callable[..., Resolver]) -> None:
     resolver = make()
-    assert resolver.resolve(parse("helpful + tone"), "expression", saved_as="new-name").label
+    resolver.check(parse("helpful + tone"), "expression", saved_as="new-name")
     with pytest.raises(Conflict, match="expression: a composition contains itself: helpful -> warm -> helpful"):
-        resolver.resolve(parse("support + warm"), "expression", saved_as="helpful")
+        resolver.check(parse("support + warm"), "expression", saved_as="helpful")
     with pytest.raises(UnknownModel, match="expression: 'nobody' is not served here"):
-        resolver.resolve(parse("nobody*0.5"), "expression", saved_as="helpful")
+        resolver.check(parse("nobody*0.5"), "expression", saved_as="helpful")
 
 
 def test_version_for_another_base_model_is_a_conflict(make: Callable[..., Resolver]) -> None:

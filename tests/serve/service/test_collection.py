@@ -193,7 +193,8 @@ async def test_without_redis_nothing_is_removed_and_nothing_is_claimed(
     while registry.live:
         assert time.monotonic() < deadline
         await asyncio.sleep(0.01)
-    with pytest.raises(RegistryUnavailable):
-        await collector.collect(dry_run=False)
+    for dry_run in (False, True):
+        # what merges came to only Redis knows
+        with pytest.raises(RegistryUnavailable):
+            await collector.collect(dry_run=dry_run)
     assert await stored(blobs) == before
-    assert len((await collector.collect(dry_run=True)).blobs) == 1

@@ -1,0 +1,56 @@
+"""Model Breadcrumbs (arXiv 2312.06795): of each task vector neither the largest elements nor the small ones; then sum.
+
+- `paper`: row by row, as in the authors' code, which calls the two shares gamma and beta.
+- `mergekit`: over the whole tensor; its gamma is drop_top, its density keep.
+"""
+
+import torch
+
+from polyad.adapters_store.errors import InvalidInput
+from polyad.adapters_store.merge.consensus import Election, agreeing, total
+from polyad.adapters_store.merge.method import Form, Method, Tensors
+from polyad.adapters_store.merge.parameter import SCALE, Parameter, share
+from polyad.adapters_store.merge.trim import outliers, row_outliers
+
+
+def _trim(tensors: Tensors) -> None:
+    trim = row_outliers if tensors.values["variant"] == "paper" else outliers
+    for task, kept, drop_top in zip(tensors.tasks, tensors.each("keep"), tensors.each("drop_top"), strict=True):
+        if trim is row_outliers and kept + drop_top > 1:
+            raise InvalidInput("drop_top", drop_top, f"at most {1 - kept:g}: drop_top and keep are shares of one whole")
+        trim(task, kept, drop_top)
+
+
+def _breadcrumbs(tensors: Tensors) -> torch.Tensor:
+    _trim(tensors)
+    return total(tensors.tasks, tensors.weights).mul_(tensors.values["scale"])
+
+
+def _breadcrumbs_ties(tensors: Tensors) -> torch.Tensor:
+    _trim(tensors)
+    result = agreeing(tensors.tasks, tensors.weights, _UNDIVIDED)
+    return result.mul_(tensors.values["scale"])
+
+
+_UNDIVIDED = Election(weighted=True, divide="none")
+_SHARES = (share("keep", 0.2), Parameter(name="drop_top", default=0.01, low=0, high=1, open_high=True), SCALE)
+
+BREADCRUMBS = Method(
+    name="breadcrumbs",
+    title="Model Breadcrumbs",
+    paper="arXiv 2312.06795",
+    form=Form.SPARSE,
+    parameters=_SHARES,
+    variants=("paper", "mergekit"),
+    combine=_breadcrumbs,
+)
+BREADCRUMBS_TIES = Method(
+    name="breadcrumbs_ties",
+    title="Model Breadcrumbs, then TIES",
+    paper="arXiv 2312.06795",
+    form=Form.SPARSE,
+    parameters=_SHARES,
+    variants=("paper", "mergekit"),
+    combine=_breadcrumbs_ties,
+    negative_weights=False,
+)

@@ -1,0 +1,159 @@
+"""What becomes of a merged matrix: as it is, sparse, or the best low-rank matrix, with the error on record.
+
+Shape suffixes: O output features, I input features, R rank, S the smaller of O and I, Q sampled directions.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from polyad.adapters_store.delta import LowRank, Sparse, recompress
+from polyad.adapters_store.delta.recompression import kept_rank
+from polyad.adapters_store.delta.sparse import index_dtype
+from polyad.adapters_store.errors import InvalidInput
+from polyad.adapters_store.merge.counter_random import normal, stream
+from polyad.adapters_store.merge.threshold import top_mask
+
+_OVERSAMPLED = 16
+_POWER_STEPS = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compress:
+    """One of three: `rank`, the rank that keeps a share `energy` of the squared norm, or the largest share `density` of
+    the values. `max_rank` bounds the rank that an energy asks for.
+
+    Whatever has no more than a share `sparse_below` of non-zero values stays sparse and exact. Raises InvalidInput.
+    """
+
+    rank: int | None = None
+    energy: float | None = None
+    density: float | None = None
+    max_rank: int | None = None
+    sparse_below: float = 0.0
+
+    def __post_init__(self) -> None:
+        given = {name: getattr(self, name) for name in ("rank", "energy", "density")}
+        if sum(value is not None for value in given.values()) != 1:
+            raise InvalidInput("compress", given, "one of rank, energy and density")
+        for name in ("rank", "max_rank"):
+            value = getattr(self, name)
+            if value is not None and (type(value) is not int or value < 1):
+                raise InvalidInput(f"compress.{name}", value, "a positive integer")
+        for name in ("energy", "density"):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, int | float) and 0 < value <= 1):
+                raise InvalidInput(f"compress.{name}", value, "a share, above 0 and at most 1")
+
+    @property
+    def most_ranks(self) -> int | None:
+        return self.rank if self.rank is not None else self.max_rank
+
+    def as_json(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if value not in (None, 0.0)}
+
+
+@dataclass(frozen=True, eq=False)
+class Compressed:
+    """Terms, and the Frobenius norm of what they lack of the matrix."""
+
+    low_rank: LowRank | None
+    sparse: Sparse | None
+    error: float
+
+
+def compress_dense(change_OI: torch.Tensor, rule: Compress | None, name: str) -> Compressed:
+    """A matrix, float32; without a rule it becomes sparse, exactly."""
+    count = int(torch.count_nonzero(change_OI))
+    if not count:
+        return Compressed(None, None, 0.0)
+    n = change_OI.numel()
+    if rule is None or count <= rule.sparse_below * n:
+        return Compressed(None, sparse_of(change_OI), 0.0)
+    if rule.density is not None:
+        kept = max(int(rule.density * n), 1)
+        if count <= kept:
+            return Compressed(None, sparse_of(change_OI), 0.0)
+        mask = top_mask(change_OI.abs(), kept)
+        lost = float(change_OI.masked_fill(mask, 0).double().norm())
+        return Compressed(None, sparse_of(change_OI * mask), lost)
+    return approximate(change_OI, rule, name)
+
+
+def compress_low_rank(term: LowRank, rule: Compress | None) -> Compressed:
+    """A sum of low-rank terms, by QR and a small SVD: the best there is."""
+    if rule is None or (rule.energy is None and rule.most_ranks is None):
+        return Compressed(term, None, 0.0)
+    if rule.rank is not None:
+        return Compressed(term, None, 0.0) if term.rank <= rule.rank else _recompressed(term, rank=rule.rank)
+    most = rule.most_ranks
+    if most is not None and term.rank <= most:
+        return Compressed(term, None, 0.0)
+    smaller = recompress(term, energy=rule.energy)
+    if most is not None and smaller.term.rank > most:
+        return _recompressed(term, rank=most)
+    return Compressed(smaller.term, None, smaller.error)
+
+
+def _recompressed(term: LowRank, *, rank: int) -> Compressed:
+    smaller = recompress(term, rank=rank)
+    return Compressed(smaller.term, None, smaller.error)
+
+
+def sparse_of(change_OI: torch.Tensor) -> Sparse | None:
+    """The non-zero values of a matrix at their places; None if there are none."""
+    flat = change_OI.reshape(-1)
+    indices = flat.nonzero().flatten()
+    shape = (change_OI.shape[0], change_OI.shape[1])
+    return Sparse(indices.to(index_dtype(shape)), flat[indices], shape) if len(indices) else None
+
+
+def approximate(change_OI: torch.Tensor, rule: Compress, name: str) -> Compressed:
+    """A low-rank matrix near a dense one, in float32.
+
+    Where the rank is bounded well below the size, by subspace iteration from a fixed random start (Halko, Martinsson
+    and Tropp 2011, algorithm 4.4): at worst a little above the least error there is. Else exactly, by the
+    eigenvectors of the smaller of D Dᵀ and Dᵀ D in float64. The error is that of the matrix returned either way.
+    """
+    wide = change_OI.shape[0] <= change_OI.shape[1]
+    d_SL = change_OI if wide else change_OI.t()
+    most = rule.most_ranks
+    if most is not None and 3 * (most + _OVERSAMPLED) < d_SL.shape[0]:
+        q_SQ = _range(d_SL, most + _OVERSAMPLED, name)
+        projected_QL = (q_SQ.t() @ d_SL).double()
+        squares, vectors = torch.linalg.eigh(projected_QL @ projected_QL.t())
+        basis_SQ = q_SQ.double() @ vectors.flip(1)
+    else:
+        squares, vectors = torch.linalg.eigh(d_SL.double() @ d_SL.double().t())
+        basis_SQ = vectors.flip(1)
+    whole = float(d_SL.double().square().sum())
+    kept_squares = squares.flip(0).clamp(min=0)
+    kept = _rank(kept_squares, whole, rule)
+    root_R = kept_squares[:kept].sqrt().sqrt()
+    u_SR = basis_SQ[:, :kept].float()
+    right_RL = u_SR.t() @ d_SL
+    left, right = u_SR * root_R, right_RL / torch.where(root_R > 0, root_R, 1)[:, None]
+    a, b = (right, left) if wide else (left.t(), right.t())
+    error = math.sqrt(max(whole - float(right_RL.double().square().sum()), 0.0))
+    return Compressed(LowRank(a.float().contiguous(), b.float().contiguous(), 1.0), None, error)
+
+
+def _range(d_SL: torch.Tensor, directions: int, name: str) -> torch.Tensor:
+    """An orthonormal basis that holds most of what D maps to, [S, Q]."""
+    start_LQ = normal(stream(0, "range", name), d_SL.shape[1] * directions).float().view(d_SL.shape[1], directions)
+    y_SQ = d_SL @ start_LQ
+    for _ in range(_POWER_STEPS):
+        y_SQ = d_SL @ (d_SL.t() @ torch.linalg.qr(y_SQ)[0])
+    q_SQ, _ = torch.linalg.qr(y_SQ)
+    basis_SQ: torch.Tensor = q_SQ
+    return basis_SQ
+
+
+def _rank(squares: torch.Tensor, whole: float, rule: Compress) -> int:
+    present = max(int((squares > 1e-14 * whole).sum()), 1)
+    if rule.rank is not None:
+        return min(kept_rank(squares, rank=rule.rank, energy=None), present)
+    enough = int((squares.cumsum(0) < (rule.energy or 1) * whole).sum()) + 1
+    return min(enough, rule.max_rank or enough, present)

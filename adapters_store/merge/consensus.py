@@ -1,0 +1,89 @@
+"""How several sparse task vectors become one: summed up, or only where they agree in sign (TIES, arXiv 2306.01708).
+
+Three rules are in use under that name; each is here as it is. Tensors are walked in blocks that fit into a cache.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+_BLOCK = 2**17
+
+
+@dataclass(frozen=True)
+class Election:
+    """`weighted` elects the sign by weighted values, `frequency` by signs in place of values.
+
+    `divide` by the sum of the weights that agree, by their count, or not at all. `zero`: what a sum of zero elects.
+    """
+
+    weighted: bool
+    divide: Literal["weights", "count", "none"]
+    frequency: bool = False
+    zero: Literal["positive", "majority"] = "positive"
+
+
+# mergekit's, and polyad's default; PEFT's; the paper's, whose inputs have no weights.
+WEIGHTED = Election(weighted=True, divide="weights")
+COUNTED = Election(weighted=False, divide="count")
+PAPER = Election(weighted=False, divide="count", zero="majority")
+
+
+def total(tasks: Sequence[torch.Tensor], weights: Sequence[float], divisor: float = 1.0) -> torch.Tensor:
+    """The weighted sum, over `divisor`."""
+    result = tasks[0] * (weights[0] / divisor)
+    for task, weight in zip(tasks[1:], weights[1:], strict=True):
+        result.add_(task, alpha=weight / divisor)
+    return result
+
+
+def agreeing(tasks: Sequence[torch.Tensor], weights: Sequence[float], election: Election) -> torch.Tensor:
+    """The mean of what agrees with the elected sign, element by element; zero where nothing does."""
+    zero_is_positive = election.zero == "positive" or _mostly_positive(tasks)
+
+    def block(parts: list[torch.Tensor]) -> torch.Tensor:
+        return _agreeing(parts, weights, election, zero_is_positive)
+
+    return _in_blocks(tasks, block)
+
+
+def _agreeing(
+    parts: list[torch.Tensor], weights: Sequence[float], election: Election, zero_is_positive: bool
+) -> torch.Tensor:
+    ballots = [part.sign() if election.frequency else part for part in parts]
+    counts = election.frequency or not election.weighted
+    elected = total(ballots, [1.0] * len(parts) if counts else weights)
+    positive = elected.ge(0) if zero_is_positive else elected.gt(0)
+    # +1 or -1: a part agrees where its product with it is above zero
+    side = positive.to(parts[0].dtype).mul_(2).sub_(1)
+    result, divisor = torch.zeros_like(side), torch.zeros_like(side)
+    agrees = torch.empty_like(side)
+    for part, weight in zip(parts, weights, strict=True):
+        torch.mul(part, side, out=agrees)
+        # what agrees, without its sign
+        agrees.clamp_(min=0)
+        result.add_(agrees, alpha=weight)
+        if election.divide != "none":
+            torch.sign(agrees, out=agrees)
+            divisor.add_(agrees, alpha=weight if election.divide == "weights" else 1.0)
+    result.mul_(side)
+    if election.divide != "none":
+        divisor[divisor == 0] = 1
+        result.div_(divisor)
+    return result
+
+
+def _mostly_positive(tasks: Sequence[torch.Tensor]) -> bool:
+    signs = _in_blocks(tasks, lambda parts: total(parts, [1.0] * len(parts)).sign_())
+    return float(signs.sum(dtype=torch.float64)) >= 0
+
+
+def _in_blocks(tasks: Sequence[torch.Tensor], function: Callable[[list[torch.Tensor]], torch.Tensor]) -> torch.Tensor:
+    flat = [task.reshape(-1) for task in tasks]
+    result = torch.empty_like(flat[0])
+    for start in range(0, len(result), _BLOCK):
+        part = slice(start, start + _BLOCK)
+        result[part] = function([one[part] for one in flat])
+    return result.view_as(tasks[0])

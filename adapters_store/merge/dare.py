@@ -1,0 +1,55 @@
+"""DARE (arXiv 2311.03099): drop elements of each task vector at random, scale up what is left; then sum, or TIES.
+
+- `paper`, `peft`: what is left is divided by the density, so that the expectation is the task vector. For dare_ties the
+  paper's merge knows no weights, and PEFT's divides by a count (see ties).
+- `mergekit`: what is left is scaled to the L1 norm of the whole.
+"""
+
+import dataclasses
+
+import torch
+
+from polyad.adapters_store.merge.consensus import agreeing, total
+from polyad.adapters_store.merge.counter_random import stream
+from polyad.adapters_store.merge.method import Form, Method, Tensors
+from polyad.adapters_store.merge.parameter import SCALE, share
+from polyad.adapters_store.merge.ties import NORMALIZE, SIGN, election
+from polyad.adapters_store.merge.trim import Rescale, random
+
+
+def _drop(tensors: Tensors) -> None:
+    rescale: Rescale = "l1" if tensors.values["variant"] == "mergekit" else "share"
+    for place, (task, density) in enumerate(zip(tensors.tasks, tensors.each("density"), strict=True)):
+        random(task, density, stream(tensors.seed, tensors.name, place), rescale)
+
+
+def _dare_linear(tensors: Tensors) -> torch.Tensor:
+    _drop(tensors)
+    return total(tensors.tasks, tensors.weights).mul_(tensors.values["scale"])
+
+
+def _dare_ties(tensors: Tensors) -> torch.Tensor:
+    _drop(tensors)
+    return agreeing(tensors.tasks, tensors.weights, election(tensors.values)).mul_(tensors.values["scale"])
+
+
+DARE_LINEAR = Method(
+    name="dare_linear",
+    title="DARE, summed",
+    paper="arXiv 2311.03099",
+    form=Form.SPARSE,
+    parameters=(share("density", 0.2), SCALE),
+    variants=("paper", "mergekit", "peft"),
+    combine=_dare_linear,
+)
+DARE_TIES = Method(
+    name="dare_ties",
+    title="DARE, then TIES",
+    paper="arXiv 2311.03099",
+    form=Form.SPARSE,
+    parameters=(share("density", 0.2), SCALE, SIGN, dataclasses.replace(NORMALIZE, default=False)),
+    variants=("mergekit", "peft", "paper"),
+    combine=_dare_ties,
+    negative_weights=False,
+    unweighted_variants=frozenset({"paper"}),
+)

@@ -1,0 +1,249 @@
+"""A merge, from deltas to a delta: one module after the other, in as many threads as are given.
+
+Every module is computed by one thread alone with one thread of torch's, so that its bytes do not depend on how many
+there are. Memory holds, for each thread, one matrix of every input, and the result.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import combinations, islice
+
+import torch
+
+from polyad.adapters_store.delta import Delta, ModuleDelta, module_norm, weighted_sum
+from polyad.adapters_store.errors import InvalidInput
+from polyad.adapters_store.merge.compress import Compressed, compress_dense, compress_low_rank
+from polyad.adapters_store.merge.method import Coefficients, Combine, Products, Tensors
+from polyad.adapters_store.merge.module_inputs import ModuleInputs, Weights
+from polyad.adapters_store.merge.recipe import Recipe
+from polyad.adapters_store.merge.report import ModuleReport, Report
+from polyad.adapters_store.merge.setting import Places
+from polyad.adapters_store.merge.survey import whole_model_threshold
+
+Statistics = Mapping[str, torch.Tensor]
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Merged:
+    delta: Delta
+    report: Report
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Execution:
+    """`deltas` by source. `weights` gives the base's W by module, for adapters that scale it; `statistics` what is
+    stored beside each input, by tensor. `progress` hears how many modules of how many are done.
+    """
+
+    recipe: Recipe
+    deltas: Mapping[str, Delta]
+    weights: Weights | None = None
+    statistics: Sequence[Statistics] | None = None
+    threads: int = 1
+    progress: Progress = lambda done, of: None
+    places: Places = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "places", Places(self._modules()))
+        needed = self.recipe.declaration.statistics
+        if needed is not None and (self.statistics is None or len(self.statistics) != len(self.recipe.inputs)):
+            raise InvalidInput("statistics", None, f"{needed} statistics of every input, for {self.recipe.method}")
+
+    def run(self) -> Merged:
+        """Raises InvalidInput for inputs that do not fit the method or each other."""
+        began = time.monotonic()
+        modules = self._modules()
+        with ThreadPoolExecutor(self.threads, "polyad-merge", lambda: torch.set_num_threads(1)) as pool:
+            thresholds = pool.submit(self._thresholds, modules).result()
+            done: dict[str, tuple[ModuleDelta | None, ModuleReport]] = {}
+            for module, result in self._in_order(pool, modules, thresholds):
+                done[module] = result
+                self.progress(len(done), len(modules))
+        changes = {module: change for module, (change, _) in done.items() if change is not None and change.tensors}
+        if not changes:
+            raise InvalidInput("recipe", self.recipe.method, "a merge that changes something: this one is all zero")
+        report = Report(
+            method=self.recipe.method,
+            variant=str(self.recipe.variant),
+            inputs=[_text(one.terms) for one in self.recipe.inputs],
+            modules=[report for _, report in done.values()],
+            warnings=self._warnings(),
+            seconds=time.monotonic() - began,
+        )
+        return Merged(Delta(changes), report)
+
+    def _modules(self) -> list[str]:
+        return sorted({module for source in self.recipe.sources for module in self._delta(source).modules})
+
+    def _delta(self, source: str) -> Delta:
+        if source not in self.deltas:
+            raise InvalidInput("inputs", source, "adapters that are there")
+        return self.deltas[source]
+
+    def _in_order(
+        self, pool: ThreadPoolExecutor, modules: Sequence[str], thresholds: Sequence[float] | None
+    ) -> Iterator[tuple[str, tuple[ModuleDelta | None, ModuleReport]]]:
+        """The results, with no more begun than there are threads for."""
+        waiting = iter(modules)
+        begun: list[tuple[str, Future[tuple[ModuleDelta | None, ModuleReport]]]] = []
+        try:
+            while True:
+                for module in islice(waiting, self.threads + 1 - len(begun)):
+                    begun.append((module, pool.submit(self._module, module, thresholds)))
+                if not begun:
+                    return
+                module, future = begun.pop(0)
+                yield module, future.result()
+        finally:
+            for _, future in begun:
+                future.cancel()
+
+    def _inputs(self, module: str) -> ModuleInputs:
+        return ModuleInputs.of(module, self.recipe.inputs, self.deltas, self.weights)
+
+    def _thresholds(self, modules: Sequence[str]) -> list[float] | None:
+        method = self.recipe.declaration
+        if self.recipe.variant not in method.whole_model:
+            return None
+        shares = self._shares(method.survey_share)
+
+        def tensors_of(place: int) -> Iterator[torch.Tensor]:
+            for module in modules:
+                inputs = self._inputs(module)
+                alone = ModuleInputs(module, [inputs.changes[place]], inputs.shape, inputs.weight)
+                if inputs.has_matrix:
+                    yield alone.matrices()[0]
+                if inputs.has_bias:
+                    yield alone.biases()[0]
+
+        return [
+            whole_model_threshold(lambda place=place: tensors_of(place), share)  # type: ignore[misc]
+            for place, share in enumerate(shares)
+        ]
+
+    def _shares(self, parameter: str) -> list[float]:
+        values = self.recipe.values("", self.places)
+        return [float(one.get(parameter, values[parameter])) for one in self.recipe.input_values("", self.places)]
+
+    def _module(self, module: str, thresholds: Sequence[float] | None) -> tuple[ModuleDelta | None, ModuleReport]:
+        inputs = self._inputs(module)
+        products = inputs.products()
+        change: ModuleDelta | None = None
+        error = 0.0
+        method = self.recipe.declaration
+        if method.coefficients is not None:
+            change, error = self._summed(inputs, products, method.coefficients)
+        elif method.combine is not None:
+            change, error = self._combined(inputs, method.combine, thresholds)
+        return change, self._report(inputs, products, change, error)
+
+    def _summed(
+        self, inputs: ModuleInputs, products: Sequence[Sequence[float]], coefficients: Coefficients
+    ) -> tuple[ModuleDelta | None, float]:
+        weights = self.recipe.weights(inputs.module, self.places)
+        values = self.recipe.values(inputs.module, self.places)
+        shares = coefficients(Products(products, weights, values))
+        pairs = [
+            (Delta({inputs.module: change}), share)
+            for change, share in zip(inputs.changes, shares, strict=True)
+            if change is not None and share
+        ]
+        if not pairs:
+            return None, 0.0
+        change = weighted_sum([delta for delta, _ in pairs], [share for _, share in pairs]).modules[inputs.module]
+        if change.low_rank is None:
+            return change, 0.0
+        smaller = compress_low_rank(change.low_rank, self.recipe.compress)
+        return _with_low_rank(change, smaller), smaller.error
+
+    def _combined(
+        self, inputs: ModuleInputs, combine: Combine, thresholds: Sequence[float] | None
+    ) -> tuple[ModuleDelta, float]:
+        compressed, bias = Compressed(None, None, 0.0), None
+        if inputs.has_matrix:
+            merged = combine(self._tensors(inputs.module, inputs.matrices(), thresholds))
+            compressed = compress_dense(merged, self.recipe.compress, inputs.module)
+        if inputs.has_bias:
+            bias = combine(self._tensors(f"{inputs.module}.bias", inputs.biases(), thresholds))
+        change = ModuleDelta(low_rank=compressed.low_rank, sparse=compressed.sparse, bias=bias)
+        return change, compressed.error
+
+    def _tensors(self, name: str, tasks: list[torch.Tensor], thresholds: Sequence[float] | None) -> Tensors:
+        statistics = None
+        if self.statistics is not None:
+            statistics = [_statistic(one, name, place) for place, one in enumerate(self.statistics)]
+        return Tensors(
+            name=name,
+            tasks=tasks,
+            weights=self.recipe.weights(name, self.places),
+            values=self.recipe.values(name, self.places),
+            per_input=self.recipe.input_values(name, self.places),
+            seed=self.recipe.seed,
+            thresholds=thresholds,
+            statistics=statistics,
+        )
+
+    def _report(
+        self, inputs: ModuleInputs, products: Sequence[Sequence[float]], change: ModuleDelta | None, error: float
+    ) -> ModuleReport:
+        norms = [math.sqrt(max(row[place], 0.0)) for place, row in enumerate(products)]
+        pairs = [(norms[a] * norms[b], products[a][b]) for a, b in combinations(range(len(norms)), 2)]
+        return ModuleReport(
+            module=inputs.module,
+            norms=norms,
+            cosines=[product / whole if whole else 0.0 for whole, product in pairs],
+            conflict=inputs.conflict() if len(inputs.changes) > 1 else 0.0,
+            norm=0.0 if change is None else module_norm(change, inputs.weight),
+            density=_density(change, inputs.shape),
+            form=_form(change),
+            rank=change.low_rank.rank if change is not None and change.low_rank is not None else 0,
+            error=error,
+            size=0 if change is None else change.size,
+        )
+
+    def _warnings(self) -> list[str]:
+        method, found = self.recipe.declaration, []
+        if self.recipe.variant in method.whole_model and isinstance(
+            dict(self.recipe.parameters).get(method.survey_share), tuple
+        ):
+            found.append(f"{method.survey_share}: the value of the first layer holds for the whole model")
+        return found
+
+
+def _statistic(one: Statistics, name: str, place: int) -> torch.Tensor:
+    if name not in one:
+        raise InvalidInput(f"statistics.{place}", sorted(one)[:3], f"one for {name}")
+    return one[name]
+
+
+def _with_low_rank(change: ModuleDelta, smaller: Compressed) -> ModuleDelta:
+    return ModuleDelta(
+        low_rank=smaller.low_rank,
+        sparse=change.sparse,
+        row_scale=change.row_scale,
+        column_scale=change.column_scale,
+        bias=change.bias,
+    )
+
+
+def _density(change: ModuleDelta | None, shape: tuple[int, int]) -> float:
+    if change is None:
+        return 0.0
+    if change.low_rank is not None or change.scales_weight:
+        return 1.0
+    return change.sparse.count / (shape[0] * shape[1]) if change.sparse is not None else 0.0
+
+
+def _form(change: ModuleDelta | None) -> str:
+    if change is None:
+        return "nothing"
+    terms = ("low_rank", "sparse", "row_scale", "column_scale", "bias")
+    return "+".join(term for term in terms if getattr(change, term) is not None) or "nothing"
+
+
+def _text(terms: Sequence[tuple[str, float]]) -> str:
+    return " + ".join(source if coefficient == 1 else f"{source}*{coefficient:g}" for source, coefficient in terms)

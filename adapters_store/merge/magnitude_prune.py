@@ -1,0 +1,41 @@
+"""The largest elements of each task vector, summed (PEFT's magnitude_prune, on dW)."""
+
+import torch
+
+from polyad.adapters_store.merge.consensus import total
+from polyad.adapters_store.merge.method import Form, Method, Tensors
+from polyad.adapters_store.merge.parameter import SCALE, share
+from polyad.adapters_store.merge.trim import magnitude
+
+
+def trim_by_magnitude(tensors: Tensors) -> None:
+    """Every task vector by its density, or by its threshold over the whole model."""
+    for place, (task, density) in enumerate(zip(tensors.tasks, tensors.each("density"), strict=True)):
+        magnitude(task, density, None if tensors.thresholds is None else tensors.thresholds[place])
+
+
+def _magnitude_prune(tensors: Tensors) -> torch.Tensor:
+    trim_by_magnitude(tensors)
+    return total(tensors.tasks, tensors.weights).mul_(tensors.values["scale"])
+
+
+MAGNITUDE_PRUNE = Method(
+    name="magnitude_prune",
+    title="Largest magnitudes, summed",
+    paper="arXiv 2306.01708",
+    form=Form.SPARSE,
+    parameters=(share("density", 0.2), SCALE),
+    variants=("peft",),
+    combine=_magnitude_prune,
+)
+GRAFT = Method(
+    name="graft",
+    title="Skill graft: the largest elements of the whole model",
+    paper="arXiv 2302.06600",
+    form=Form.SPARSE,
+    parameters=(share("density", 0.01), SCALE),
+    variants=("magnitude",),
+    combine=_magnitude_prune,
+    whole_model=frozenset({"magnitude"}),
+    survey_share="density",
+)

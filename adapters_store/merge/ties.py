@@ -1,0 +1,48 @@
+"""TIES (arXiv 2306.01708): trim each task vector, elect a sign for each element, average what agrees with it.
+
+- `mergekit`: each tensor is trimmed by itself; the sign is that of the weighted sum; divided by the sum of the weights
+  that agree. polyad's default.
+- `peft`: the sign is that of the unweighted sum; divided by how many agree, so that weights of 0.5 halve the result.
+- `paper`: trimmed over the whole model; no weights; the mean of what agrees. A sum of exactly zero elects the majority
+  sign of its tensor (of the model in the authors' code).
+"""
+
+import dataclasses
+
+import torch
+
+from polyad.adapters_store.merge.consensus import COUNTED, PAPER, WEIGHTED, Election, agreeing
+from polyad.adapters_store.merge.magnitude_prune import trim_by_magnitude
+from polyad.adapters_store.merge.method import Form, Method, Tensors, Values
+from polyad.adapters_store.merge.parameter import SCALE, Parameter, share
+
+SIGN = Parameter(name="sign", default="total", choices=("total", "frequency"))
+NORMALIZE = Parameter(name="normalize", default=True)
+
+_RULES = {"mergekit": WEIGHTED, "peft": COUNTED, "paper": PAPER}
+
+
+def election(values: Values) -> Election:
+    """The rule of a variant."""
+    rule = dataclasses.replace(_RULES[values["variant"]], frequency=values["sign"] == "frequency")
+    return rule if values["normalize"] else dataclasses.replace(rule, divide="none")
+
+
+def _ties(tensors: Tensors) -> torch.Tensor:
+    trim_by_magnitude(tensors)
+    return agreeing(tensors.tasks, tensors.weights, election(tensors.values)).mul_(tensors.values["scale"])
+
+
+TIES = Method(
+    name="ties",
+    title="TIES",
+    paper="arXiv 2306.01708",
+    form=Form.SPARSE,
+    parameters=(share("density", 0.2), SCALE, SIGN, NORMALIZE),
+    variants=("mergekit", "peft", "paper"),
+    combine=_ties,
+    negative_weights=False,
+    unweighted_variants=frozenset({"paper"}),
+    whole_model=frozenset({"paper"}),
+    survey_share="density",
+)

@@ -1,0 +1,164 @@
+"""`polyad merge`: adapters or whole models, merged as a file says. No server."""
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from polyad.adapters_store.errors import InvalidInput, PolyadError
+from polyad.serve.cli.client import print_json
+from polyad.serve.cli.failure import Failure
+from polyad.serve.cli.table import print_table, size_text
+
+if TYPE_CHECKING:
+    from polyad.adapters_store.merge import Report
+    from polyad.adapters_store.merge.execution import Progress
+
+_MOST_BYTES = 2**20
+_OFFLINE = ("base", "statistics")
+
+
+@click.command(short_help="Merge adapters, or whole models, as a recipe says.")
+@click.argument("recipe", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), metavar="FOLDER", required=True, help="New folder to write.")
+@click.option("--base", "base_name", metavar="MODEL", help="The base model's folder. Default: the recipe's.")
+@click.option("--threads", type=click.IntRange(1, 64), default=1, show_default=True, help="Threads to use.")
+@click.option(
+    "--picture", type=click.Path(path_type=Path), metavar="FILE", help="Write a heat map of the layers (SVG)."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+def merge(recipe: Path, out: Path, base_name: str | None, threads: int, picture: Path | None, as_json: bool) -> None:
+    """Merge what a YAML or JSON file names, as it says: polyad's recipes over folders of adapters, or mergekit's
+    configurations over folders of models. Paths are relative to the file.
+
+    \b
+    Example:
+      polyad merge ties.yaml --out ./merged --picture merged.svg
+      polyad adapter push merged ./merged
+    """
+    try:
+        with _bar() as progress:
+            report = _merged(_read(recipe), recipe.parent, out, base_name, threads, progress)
+    except PolyadError as error:
+        raise Failure(str(error)) from error
+    if picture is not None:
+        from polyad.adapters_store.merge.heat_map import heat_map
+
+        picture.write_text(heat_map(report))
+    if as_json:
+        print_json(report.as_json())
+    else:
+        _show(report, out)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    import yaml
+
+    if path.stat().st_size > _MOST_BYTES:
+        raise InvalidInput("recipe", path.stat().st_size, f"at most {_MOST_BYTES} bytes")
+    try:
+        value = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidInput("recipe", path.name, f"YAML or JSON ({str(error).splitlines()[0]})") from error
+    if not isinstance(value, dict):
+        raise InvalidInput("recipe", type(value).__name__, "an object")
+    return value
+
+
+def _merged(
+    value: dict[str, Any], folder: Path, out: Path, base_name: str | None, threads: int, progress: "Progress"
+) -> "Report":
+    from polyad.adapters_store.merge.mergekit import is_mergekit
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if is_mergekit(value):
+        return _merged_models(value, folder, out, progress)
+    return _merged_adapters(value, folder, out, base_name, threads, progress)
+
+
+def _merged_models(value: dict[str, Any], folder: Path, out: Path, progress: "Progress") -> "Report":
+    import torch
+
+    from polyad.adapters_store.merge.full_models import FullMerge
+    from polyad.adapters_store.merge.mergekit import read_mergekit
+
+    config = read_mergekit(value)
+    dtype = config.out_dtype or config.dtype
+    full = FullMerge(
+        recipe=config.recipe,
+        base=None if config.base is None else folder / config.base,
+        folders=[folder / model for model in config.models],
+        dtype=getattr(torch, dtype) if dtype else None,
+    )
+    return full.write(out, progress)
+
+
+def _merged_adapters(
+    value: dict[str, Any], folder: Path, out: Path, base_name: str | None, threads: int, progress: "Progress"
+) -> "Report":
+    from safetensors.torch import load_file
+
+    from polyad.adapters_store.base_model import BaseModel
+    from polyad.adapters_store.merge import Execution, Recipe
+    from polyad.adapters_store.merge.adapter_folder import read_adapter, write_adapter
+
+    recipe = Recipe.from_dict({key: one for key, one in value.items() if key not in _OFFLINE})
+    named = base_name or (str(folder / value["base"]) if isinstance(value.get("base"), str) else None)
+    if named is None or not Path(named).is_dir():
+        raise InvalidInput("base", named, "the folder of the base model, as --base or in the recipe")
+    base = BaseModel.from_folder(Path(named), Path(named).resolve().name)
+    with tempfile.TemporaryDirectory() as scratch:
+        deltas = {source: read_adapter(folder / source, base, Path(scratch)) for source in recipe.sources}
+        statistics = [load_file(folder / str(path)) for path in value.get("statistics") or ()]
+        merged = Execution(
+            recipe=recipe,
+            deltas=deltas,
+            weights=base.weight,
+            statistics=statistics or None,
+            threads=threads,
+            progress=progress,
+        ).run()
+        others = {
+            "merge_recipe.json": json.dumps(recipe.as_dict(), indent=2, sort_keys=True) + "\n",
+            "merge_report.json": json.dumps(merged.report.as_json(), indent=2, sort_keys=True) + "\n",
+        }
+        write_adapter(merged.delta, base.name, out, others)
+    return merged.report
+
+
+def _show(report: "Report", out: Path) -> None:
+    rows = [
+        (
+            one.module,
+            f"{one.norm:.3g}",
+            f"{sum(one.cosines) / len(one.cosines):.2f}" if one.cosines else "",
+            f"{one.conflict:.1%}",
+            f"{one.density:.1%}",
+            one.form,
+            str(one.rank or ""),
+            f"{one.relative_error:.2%}",
+        )
+        for one in report.modules
+    ]
+    print_table(("module", "norm", "cosine", "conflict", "density", "form", "rank", "error"), rows)
+    for warning in report.warnings:
+        click.echo(f"warning: {warning}")
+    error = f"relative error {report.relative_error:.2%}" if report.relative_error else "exact"
+    click.echo(f"wrote {out}: {size_text(report.size)}, {error}, {report.seconds:.1f} s")
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on stderr, if that is a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("merging"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("merging", total=None)
+        yield lambda done, of: progress.update(task, completed=done, total=of)
