@@ -33,6 +33,7 @@ CHANGING = [
     ("PUT", "/v1/compositions/none"),
     ("DELETE", "/v1/compositions/none"),
     ("POST", "/v1/collections"),
+    ("GET", "/v1/replicas"),  # changes nothing, but is for those who run the servers
     ("POST", "/v1/load_lora_adapter"),
     ("POST", "/v1/unload_lora_adapter"),
 ]
