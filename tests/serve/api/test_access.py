@@ -53,6 +53,7 @@ CHANGING = [
     ("GET", "/v1/tenants/none"),
     ("PUT", "/v1/tenants/none"),
     ("POST", "/v1/collections"),
+    ("GET", "/v1/replicas"),  # changes nothing, but is for those who run the servers
     ("POST", "/v1/load_lora_adapter"),
     ("POST", "/v1/unload_lora_adapter"),
 ]
