@@ -5,8 +5,7 @@ import logging
 from datetime import UTC, datetime
 from typing import Any
 
-# What every record has; anything else was given as `extra`.
-_KNOWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+_FORMATTED = frozenset({"message", "asctime"})
 
 
 class JsonLines(logging.Formatter):
@@ -19,7 +18,9 @@ class JsonLines(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        entry |= {name: value for name, value in vars(record).items() if name not in _KNOWN}
+        # What every record has, vLLM's own additions among it, is no news; the rest was given as `extra`.
+        known = vars(logging.makeLogRecord({})).keys() | _FORMATTED
+        entry |= {name: value for name, value in vars(record).items() if name not in known}
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)
         return json.dumps(entry, default=str, ensure_ascii=False)

@@ -61,20 +61,20 @@ def ls(client: Client, as_json: bool, tenant: str | None) -> None:
 
 
 @key.command()
-@click.argument("key")
+@click.argument("name", metavar="KEY")
 @remote
-def revoke(client: Client, as_json: bool, key: str) -> None:
+def revoke(client: Client, as_json: bool, name: str) -> None:
     """Refuse a key from now on, on every server. KEY is what `polyad key ls` shows.
 
     \b
     Example:
       polyad key revoke 0f3a9c11d2e4
     """
-    revoked = client.call("DELETE", f"{_PATH}/{key}")
+    revoked = client.call("DELETE", f"{_PATH}/{name}")
     if as_json:
         print_json(revoked)
     else:
-        click.echo(f"revoked {key}")
+        click.echo(f"revoked {name}")
 
 
 def _row(entry: dict[str, Any]) -> tuple[str, ...]:

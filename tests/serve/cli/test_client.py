@@ -52,7 +52,9 @@ def test_key_goes_into_the_header_and_nowhere_else(guarded: Any, folder: Path) -
     arguments = ["adapter", "push", "robot", str(folder), "--url", guarded.url]
     refused = CliRunner().invoke(polyad, arguments)
     assert refused.exit_code == 1
-    assert refused.stderr == "polyad: authorization: changes need the admin key (403 Forbidden)\n"
+    assert refused.stderr == (
+        "polyad: authorization: what is public is changed by admins of the tenant public (403 Forbidden)\n"
+    )
     allowed = CliRunner(env={"POLYAD_KEY": "the-admin-key"}).invoke(polyad, arguments)
     assert allowed.exit_code == 0
     assert guarded.keys == {"", "Bearer the-admin-key"}

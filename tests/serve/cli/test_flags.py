@@ -53,7 +53,7 @@ def made(*arguments: str, **environment: str) -> Settings:
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_every_field_has_a_flag_that_beats_its_variable(name: str) -> None:
-    text, other = texts(FIELDS[name].annotation)
+    text, other = ("json", "text") if name == "log_format" else texts(FIELDS[name].annotation)
     flag, variable = f"--{name.replace('_', '-')}", f"POLYAD_{name.upper()}"
     assert environment_name(name) == variable
     assert getattr(made(flag, text), name) == VALUES[text]

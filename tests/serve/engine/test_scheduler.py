@@ -374,7 +374,7 @@ def test_a_tenant_with_many_adapters_does_not_keep_another_from_its_slot(
     """Its requests came first, and have waited for long; but it has had its share."""
     simulation = simulate()
     for number in range(60):
-        simulation.add(chr(ord("a") + number % 20), 10, tenant="flood")
+        simulation.add(chr(0x100 + number), 10, tenant="flood")
     simulation.run(SLOT_WAIT_S + 0.5)
     late = simulation.add("Z", 4, tenant="small")
     asked = simulation.now
