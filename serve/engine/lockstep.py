@@ -205,8 +205,6 @@ class Lockstep:
     def _preempt_latest(self) -> None:
         scheduler = self._scheduler
         latest = scheduler.running[-1]
-        if scheduler.policy.value == "priority":
-            latest = max(scheduler.running, key=lambda request: (request.priority, request.arrival_time))
         group = self.group_of(latest)
         victims = [one for one in (group.members if group else (latest,)) if one.status == RequestStatus.RUNNING]
         if group is not None:

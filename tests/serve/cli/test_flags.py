@@ -25,6 +25,7 @@ VALUES = {
     "localhost": "localhost",
     "/x": Path("/x"),
     "reference": "reference",
+    "json": "json",
     "redis://user:password@host": SecretStr("redis://user:password@host"),
     "s3://a/b/, gs://c/": ("s3://a/b/", "gs://c/"),
 }

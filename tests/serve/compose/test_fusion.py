@@ -131,11 +131,11 @@ def test_fusions_within_each_other_are_refused(resolver: Resolver) -> None:
 
 
 def test_saving_checks_a_fusion(resolver: Resolver) -> None:
-    assert resolver.resolve(parse("fuse(a, b)"), "expression", saved_as="new").fusion is not None
+    resolver.check(parse("fuse(a, b)"), "expression", saved_as="new")
     with pytest.raises(InvalidInput, match="expression: got 'step=0'"):
-        resolver.resolve(parse("fuse(a, b; step=0)"), "expression", saved_as="new")
+        resolver.check(parse("fuse(a, b; step=0)"), "expression", saved_as="new")
     with pytest.raises(Conflict, match="team -> team-2 -> team"):
-        resolver.resolve(parse("fuse(team-2, b)"), "expression", saved_as="team")
+        resolver.check(parse("fuse(team-2, b)"), "expression", saved_as="team")
 
 
 def test_base_alone_is_no_fusion(resolver: Resolver) -> None:

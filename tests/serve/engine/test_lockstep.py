@@ -170,10 +170,9 @@ def test_group_says_as_many_tokens_as_were_asked(make: Make, prompt: int, depth:
 
 @pytest.mark.parametrize("depth", [0, 1])
 @pytest.mark.parametrize("blocks", [55, 90, 4000])
-@pytest.mark.parametrize("policy", ["fcfs", "priority"])
-def test_members_stay_alike_in_every_weather(make: Make, depth: int, blocks: int, policy: str) -> None:
+def test_members_stay_alike_in_every_weather(make: Make, depth: int, blocks: int) -> None:
     weather = random.Random(blocks + depth)
-    engine = make(blocks, 12, depth, blocks, "--scheduling-policy", policy)
+    engine = make(blocks, 12, depth, blocks)
     cancelled = set()
     for number in range(120):
         streams = weather.choice(["-ab", "ab", "-abcd", "-c", "a", "b", "-", "cd", "-", "d"])
