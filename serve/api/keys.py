@@ -60,7 +60,9 @@ class NewKey(KeyOut):
 class KeyPage(BaseModel):
     """A page of keys; `after` is the cursor for the next one, null at the end."""
 
-    model_config = ConfigDict(json_schema_extra={"example": {"object": "list", "data": [_KEY_EXAMPLE], "after": None}})
+    model_config = ConfigDict(
+        json_schema_extra={"example": {"object": "list", "data": [_KEY_EXAMPLE], "after": "0f3a9c11d2e4"}}
+    )
 
     object: Literal["list"] = "list"
     data: list[KeyOut]

@@ -89,7 +89,7 @@ def replicas_router(fleet: Fleet) -> APIRouter:
     @router.get(
         "/v1/replicas",
         summary="List the servers on this registry, and what they hold",
-        responses=documented_errors(401, 403, 503),
+        responses=documented_errors(400, 401, 403, 413, 503),
         dependencies=[Operator],
     )
     async def replicas() -> ReplicaList:

@@ -1,10 +1,12 @@
 """Which waiting requests may run where there are fusion groups: a group only as a whole, and if it fits to its end.
 
-A group that has to wait lets others pass. Once it has waited longer than `wait_s`, requests that came after it wait
-too, so that what runs makes room for it as it ends.
+A group that has to wait lets others pass. Once it has waited longer than `wait_s`, requests behind it in the line wait
+too, so that what runs makes room for it as it ends. The line is that of the slots (`turn` is a place in it), or a group
+and a request that each have what the other needs could wait for each other.
 """
 
 import math
+from collections.abc import Callable
 
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import Request, RequestStatus
@@ -17,18 +19,19 @@ _READY = (RequestStatus.WAITING, RequestStatus.PREEMPTED)
 class GroupAdmission:
     """Decides for one step after another: `begin`, then for each waiting request `fits`, and `admit` if it may run."""
 
-    def __init__(self, scheduler: Scheduler, lockstep: Lockstep, wait_s: float) -> None:
+    def __init__(self, scheduler: Scheduler, lockstep: Lockstep, wait_s: float, turn: Callable[[Request], int]) -> None:
         self._scheduler = scheduler
+        self._turn = turn
         self._lockstep = lockstep
         self._wait_s = wait_s
-        self._closed = math.inf
+        self._closed: float = math.inf
         self._together: FusionGroup | None = None
 
     def begin(self, now: float) -> None:
         """What waits, and for how long."""
         waiting = [group for group in self._lockstep.groups.values() if not group.admitted]
         starved = [group for group in waiting if now - group.leader.arrival_time > self._wait_s]
-        self._closed = min((group.leader.arrival_time for group in starved), default=math.inf)
+        self._closed = min((self._turn(group.leader) for group in starved), default=math.inf)
         self._together = next(filter(self._may_begin_together, waiting), None)
         if self._together is not None:
             self._lockstep.ready.add(self._together)
@@ -41,7 +44,7 @@ class GroupAdmission:
         if self._together is not None and group is not self._together:
             return False
         if group is None:
-            return request.arrival_time <= self._closed and self._has_room(1, self._blocks_now(request))
+            return self._turn(request) <= self._closed and self._has_room(1, self._blocks_now(request))
         if group.leader.num_tokens == 1 and group is not self._together:
             return False
         return group.admitted or self._group_fits(group)
@@ -73,7 +76,7 @@ class GroupAdmission:
     def _group_fits(self, group: FusionGroup) -> bool:
         if any(member.status not in _READY or member.num_stale_output_tokens for member in group.members):
             return False
-        if group.leader.arrival_time > self._closed:
+        if self._turn(group.leader) > self._closed:
             return False
         needed = self.blocks_to_end(group)
         if needed > self._lockstep.all_blocks:

@@ -29,7 +29,7 @@ class SlotScheduler(AsyncScheduler):
         self._fair_share = FairShare()
         self._turns: dict[str, int] = {}
         self._lockstep = Lockstep(self)
-        self._groups = GroupAdmission(self, self._lockstep, slot_wait_s)
+        self._groups = GroupAdmission(self, self._lockstep, slot_wait_s, self._turn)
         # Or vLLM would admit by its own count.
         self.lora_config = None
 
@@ -110,8 +110,12 @@ class SlotScheduler(AsyncScheduler):
         group = self._lockstep.group_of(request)
         members = group.members if group is not None else (request,)
         versions = [weights(member.lora_request).keys() for member in members]
-        turn = min(self._turns.get(member.request_id, 0) for member in members)
-        return Demand(request.arrival_time, frozenset().union(*versions), turn)
+        return Demand(request.arrival_time, frozenset().union(*versions), self._turn(request))
+
+    def _turn(self, request: Request) -> int:
+        group = self._lockstep.group_of(request)
+        members = group.members if group is not None else (request,)
+        return min(self._turns.get(member.request_id, 0) for member in members)
 
     def _reported(self, output: Any, records: dict[str, list[float]]) -> bool:
         """Whether the front end is to hear of this; what it hears of a leader has the record of its fusion."""

@@ -23,6 +23,8 @@ READING = [
     ("GET", "/v1/public/adapters/none/versions/v1"),
     ("GET", "/v1/public/compositions"),
     ("GET", "/v1/public/compositions/none"),
+    ("GET", "/v1/merges"),
+    ("GET", "/v1/merges/none"),
     ("POST", "/v1/completions"),
     ("POST", "/tokenize"),
     ("GET", "/openapi.json"),
@@ -47,6 +49,7 @@ CHANGING = [
     ("DELETE", "/v1/public/adapters/none/versions/v1/pin"),
     ("PUT", "/v1/public/compositions/none"),
     ("DELETE", "/v1/public/compositions/none"),
+    ("POST", "/v1/merges"),
     ("GET", "/v1/keys"),
     ("POST", "/v1/keys"),
     ("DELETE", "/v1/keys/none"),
@@ -67,7 +70,7 @@ def ask(face: Face, method: str, path: str, key: str | None) -> int:
     fields = {"POST /v1/adapters": ("name", "source"), "POST /v1/collections": ("dry_run",)}
     fields |= {"PUT /v1/adapters/none/aliases/production": ("version",), "PUT /v1/compositions/none": ("expression",)}
     fields |= {"POST /v1/load_lora_adapter": ("lora_name", "lora_path"), "POST /v1/unload_lora_adapter": ("lora_name",)}
-    fields |= {"PUT /v1/tenants/none": ("weight",), "POST /v1/keys": ("role",)}
+    fields |= {"POST /v1/merges": ("expression",), "PUT /v1/tenants/none": ("weight",), "POST /v1/keys": ("role",)}
     wanted = fields.get(f"{method} {path.replace('/public', '')}", ("name",))
     sent = {field: body[field] for field in wanted} if method in ("POST", "PUT") else None
     return face.client.request(method, path, headers=headers, json=sent).status_code
@@ -76,10 +79,17 @@ def ask(face: Face, method: str, path: str, key: str | None) -> int:
 def test_every_route_of_ours_is_in_a_table(guarded: Face) -> None:
     document = guarded.client.get("/openapi.json", headers={"authorization": f"Bearer {API_KEY}"}).json()
     ours = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
-    named = {"{name}": "none", "{version}": "v1", "{alias}": "production", "{key}": "none", "{tenant}": "none"}
+    named = {
+        "{name}": "none",
+        "{version}": "v1",
+        "{alias}": "production",
+        "{key}": "none",
+        "{tenant}": "none",
+        "{id}": "none",
+    }
     for placeholder, value in named.items():
         ours = {(method, path.replace(placeholder, value)) for method, path in ours}
-    assert ours == set(READING[:14] + CHANGING + OPEN)
+    assert ours == set(READING[:16] + CHANGING + OPEN)
 
 
 @pytest.mark.parametrize(("method", "path"), READING)

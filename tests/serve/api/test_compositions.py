@@ -100,7 +100,7 @@ def test_cursors_and_limits_are_checked(face: Face, params: dict[str, Any], para
         ({"expression": "with-a*2000"}, 400, "InvalidInput", "expression"),
         ({"expression": "tise(with-a, with-b)"}, 400, "Unsupported", "expression"),
         ({"expression": "ties(with-a, with-b; density=2)"}, 400, "InvalidInput", "expression"),
-        ({"expression": {"fuse": [{"adapter": "with-a"}]}}, 400, "Unsupported", "expression"),
+        ({"expression": {"fuse": [{"adapter": "with-a"}]}}, 400, "InvalidInput", "expression"),
         ({"expression": {}}, 400, "InvalidInput", "expression"),
         ({"expression": {"blend": [{"adapter": 1}]}}, 400, "InvalidInput", "expression.blend.0.adapter"),
         ({"expression": {"blend": [{"adapter": "a", "wait": 1}]}}, 400, "InvalidInput", "expression.blend.0.wait"),

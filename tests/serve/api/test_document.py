@@ -47,7 +47,7 @@ def test_document_is_the_same_each_time(face: Face, document: dict[str, Any]) ->
 
 
 def test_every_operation_says_what_it_does_and_how_it_fails(document: dict[str, Any]) -> None:
-    assert len(list(operations(document))) == 24
+    assert len(list(operations(document))) == 45
     for method, path, operation in operations(document):
         where = f"{method} {path}"
         assert operation["summary"], where
@@ -77,7 +77,13 @@ def test_examples_of_bodies_are_taken(face: Face, document: dict[str, Any]) -> N
     """An example may name what is not there; it is never malformed."""
     for adapter in ("support", "tone"):
         face.push(adapter)
-    named = {"adapters/{name}": "adapters/support", "{name}": "helpful", "{version}": "v1", "{alias}": "canary"}
+    named = {
+        "adapters/{name}": "adapters/support",
+        "{name}": "helpful",
+        "{version}": "v1",
+        "{alias}": "canary",
+        "{tenant}": "acme",
+    }
     for method, path, operation in operations(document):
         content = operation.get("requestBody", {}).get("content", {}).get("application/json")
         if content is None:
@@ -88,7 +94,8 @@ def test_examples_of_bodies_are_taken(face: Face, document: dict[str, Any]) -> N
         answer: httpx.Response = face.client.request(method, path, json=example)
         refusal = answer.json().get("error", {}) if answer.status_code >= 400 else {}
         # Neither the Hub nor a folder of the server's own is configured here, and nothing was saved before.
-        absent = ("source", "lora_path", "lora_name", "version", "adapter", "if_current")
+        # The first key of all must be an admin's.
+        absent = ("source", "lora_path", "lora_name", "version", "adapter", "if_current", "role")
         assert refusal.get("param") in (None, *absent), answer.text
 
 

@@ -114,7 +114,6 @@ async def test_composition_beside_another_model_is_refused(service: CompositionS
         ("helpful", "helpful*0.5 + support", UnknownModel, "expression: 'helpful' is not served here"),
         ("helpful", "other-base + support", WrongBase, "expression: other-base@v1 was made for"),
         ("helpful", "ties(support, tone)", Unsupported, "expression: got 'ties"),
-        ("helpful", "fuse(support, tone) + support", InvalidInput, "expression: got 'fuse"),
         ("helpful", " + ".join(f"a{n}" for n in range(9)), InvalidInput, "expression: got '9 versions'"),
     ],
 )
