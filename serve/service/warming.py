@@ -34,7 +34,8 @@ class Warming:
         return loaded
 
     async def _wanted(self) -> list[Version]:
-        pinned = list(self._registry.snapshot.pinned())
+        # The oldest first, so that every server chooses the same where not all have room.
+        pinned = sorted(self._registry.snapshot.pinned(), key=lambda version: version.created)
         others = [version for version in await self._held_elsewhere() if version not in pinned][: self._most]
         wanted, room = [], self._budget
         for version in (*pinned, *others):
