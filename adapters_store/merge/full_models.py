@@ -147,7 +147,7 @@ class _Shards:
         if count == 1:
             os.replace(self._partial(1), self._folder / SINGLE_FILE)
             return
-        weight_map = {}
+        weight_map: dict[str, str] = {}
         for number, names in enumerate(self._files, 1):
             file = f"model-{number:05}-of-{count:05}.safetensors"
             os.replace(self._partial(number), self._folder / file)

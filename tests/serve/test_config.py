@@ -34,6 +34,10 @@ GIVEN: dict[str, tuple[str, object]] = {
     "slot_wait_s": ("0", 0.0),
     "host_cache_bytes": ("4000", 4000),
     "load_timeout_s": ("0.5", 0.5),
+    "merge_wait_s": ("0", 0.0),
+    "merge_threads": ("3", 3),
+    "merge_cache_bytes": ("0", 0),
+    "merge_retry_s": ("0.5", 0.5),
     "restart_backoff_s": ("7", 7.0),
     "drain_s": ("0", 0.0),
 }
@@ -59,6 +63,10 @@ BAD = [
     ("slot_wait_s", "-1", "greater than or equal to 0"),
     ("host_cache_bytes", "0", "greater than or equal to 1"),
     ("load_timeout_s", "0", "greater than 0"),
+    ("merge_wait_s", "-1", "greater than or equal to 0"),
+    ("merge_threads", "0", "greater than or equal to 1"),
+    ("merge_cache_bytes", "-1", "greater than or equal to 0"),
+    ("merge_retry_s", "0", "greater than 0"),
     ("restart_backoff_s", "0", "greater than 0"),
     ("drain_s", "soon", "valid number"),
 ]
