@@ -70,6 +70,10 @@ BAD = [
     ("slot_wait_s", "-1", "greater than or equal to 0"),
     ("host_cache_bytes", "0", "greater than or equal to 1"),
     ("load_timeout_s", "0", "greater than 0"),
+    ("merge_wait_s", "-1", "greater than or equal to 0"),
+    ("merge_threads", "0", "greater than or equal to 1"),
+    ("merge_cache_bytes", "-1", "greater than or equal to 0"),
+    ("merge_retry_s", "0", "greater than 0"),
     ("restart_backoff_s", "0", "greater than 0"),
     ("drain_s", "soon", "valid number"),
 ]
