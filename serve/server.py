@@ -27,8 +27,9 @@ from polyad.serve.engine.engine import AdapterEngine
 from polyad.serve.engine.openai import attach_engine, build_app
 from polyad.serve.engine.residency import Residency
 from polyad.serve.engine.supervisor import Supervisor
-from polyad.serve.service import AdapterService, Collector, CompositionService, Health
+from polyad.serve.service import AdapterService, Collector, CompositionService, Health, LearningService
 from polyad.serve.service.catalog import RegistryCatalog
+from polyad.serve.service.learning import open_learning
 
 logger = logging.getLogger(__name__)
 
@@ -51,33 +52,50 @@ class Server:
     async def run(self) -> None:
         """Serve until SIGINT or SIGTERM, then let running requests end. Raises ConfigError if it cannot start."""
         listener = _listen(self.settings)
-        async with self._registry() as registry:
+        async with (
+            self._redis() as url,
+            self._registry(url) as registry,
+            open_learning(url, self.settings.registry_namespace, registry) as learning,
+        ):
             folder = await asyncio.to_thread(model_folder, self.model)
             base = await asyncio.to_thread(BaseModel.from_folder, folder, _served_name(self.model, self.options))
             self.report(f"base model {base.name}: {len(base.linears)} linear modules can be adapted")
-            await self._serve(listener, registry, base, serve_arguments(str(folder), self.options, self.settings, base))
+            arguments = serve_arguments(str(folder), self.options, self.settings, base)
+            await self._serve(listener, registry, learning, base, arguments)
 
     @asynccontextmanager
-    async def _registry(self) -> AsyncIterator[Registry]:
+    async def _redis(self) -> AsyncIterator[str]:
         settings = self.settings
-        redis: EmbeddedRedis | None = None
-        if settings.redis_url is None:
-            self.report(f"starting the embedded Redis in {settings.state_dir / 'redis'}")
-            binary = str(settings.redis_server) if settings.redis_server else None
-            redis = EmbeddedRedis(settings.state_dir / "redis", binary)
-            await redis.start()
-        url = redis.url if redis else settings.redis_url.get_secret_value() if settings.redis_url else ""
-        registry = Registry(url, settings.registry_namespace)
+        if settings.redis_url is not None:
+            yield settings.redis_url.get_secret_value()
+            return
+        self.report(f"starting the embedded Redis in {settings.state_dir / 'redis'}")
+        binary = str(settings.redis_server) if settings.redis_server else None
+        redis = EmbeddedRedis(settings.state_dir / "redis", binary)
+        await redis.start()
+        try:
+            yield redis.url
+        finally:
+            await redis.stop()
+
+    @asynccontextmanager
+    async def _registry(self, url: str) -> AsyncIterator[Registry]:
+        registry = Registry(url, self.settings.registry_namespace)
         try:
             await registry.start()
             self.report(f"registry {masked(url)}: {_count(registry)} adapters")
             yield registry
         finally:
             await registry.close()
-            if redis is not None:
-                await redis.stop()
 
-    async def _serve(self, listener: socket.socket, registry: Registry, base: BaseModel, arguments: Namespace) -> None:
+    async def _serve(
+        self,
+        listener: socket.socket,
+        registry: Registry,
+        learning: LearningService,
+        base: BaseModel,
+        arguments: Namespace,
+    ) -> None:
         settings = self.settings
         blobs = BlobStore(settings.blobs_root, settings.state_dir / "blob-cache", settings.blob_cache_bytes)
         await blobs.start()
@@ -96,7 +114,7 @@ class Server:
                 # Imports much of vLLM: seconds that the event loop has other uses for.
                 self.app = await asyncio.to_thread(build_app, arguments, engine)
                 health = Health(registry, supervisor)
-                complete_app(self.app, settings, base, supervisor, adapters, compositions, collector, health)
+                complete_app(self.app, settings, base, supervisor, adapters, compositions, collector, health, learning)
             await attach_engine(self.app, arguments, engine, catalog)
 
         supervisor = Supervisor(arguments, residency, attach, settings.restart_backoff_s)

@@ -21,6 +21,12 @@ class VersionDraft(Record):
     source: str
     # what every version was before there were kinds
     kind: str = "lora"
+    # of versions that were trained from feedback: the run, its data, the digests of what it went on from
+    run: str | None = None
+    data: str | None = None
+    parents: tuple[str, ...] = ()
+    # turned down by the gate: to be looked at, never served
+    quarantined: bool = False
 
     @field_validator("targets")
     @classmethod

@@ -8,17 +8,21 @@ from fastapi import FastAPI
 from polyad.adapters_store.base_model import BaseModel
 from polyad.serve.api.access import Authentication, Keys
 from polyad.serve.api.adapters import adapters_router
+from polyad.serve.api.canary import with_canary
 from polyad.serve.api.compatibility import compatibility_router
 from polyad.serve.api.composition_body import with_model_text
 from polyad.serve.api.compositions import compositions_router
 from polyad.serve.api.document import complete_document
 from polyad.serve.api.errors import add_error_handlers
+from polyad.serve.api.feedback import feedback_router
 from polyad.serve.api.gate import BodyLimit, EngineGate, needs_engine
 from polyad.serve.api.json_body import JsonBody
 from polyad.serve.api.operations import operations_router
+from polyad.serve.api.recording import Recording
+from polyad.serve.api.runs import runs_router
 from polyad.serve.config import MIB, Settings
 from polyad.serve.engine.supervisor import Supervisor
-from polyad.serve.service import AdapterService, Collector, CompositionService, Health
+from polyad.serve.service import AdapterService, Collector, CompositionService, Health, LearningService
 
 _REQUEST_BYTES = 32 * MIB
 _FORM_OVERHEAD_BYTES = 2 * MIB
@@ -36,6 +40,7 @@ def complete_app(
     compositions: CompositionService,
     collector: Collector,
     health: Health,
+    learning: LearningService,
 ) -> None:
     """Add polyad's routes, errors and guards to vLLM's application."""
     app.title, app.version = "polyad", version("polyad")
@@ -43,6 +48,8 @@ def complete_app(
     app.include_router(adapters_router(adapters))
     app.include_router(compositions_router(compositions))
     app.include_router(compatibility_router(adapters))
+    app.include_router(feedback_router(learning))
+    app.include_router(runs_router(learning))
     app.include_router(operations_router(health, collector, base))
     complete_document(app)
 
@@ -53,9 +60,12 @@ def complete_app(
         return _TOKENIZE_BYTES if path in _TOKENIZING else _REQUEST_BYTES
 
     def rewrite(path: str, body: object) -> object:
-        return with_model_text(body, compositions) if needs_engine(path) else body
+        if not needs_engine(path):
+            return body
+        return with_canary(with_model_text(body, compositions), learning)
 
     middleware: list[tuple[Any, dict[str, Any]]] = [
+        (Recording, {"learning": learning}),
         (JsonBody, {"max_bytes": _REQUEST_BYTES, "rewrite": rewrite}),
         (EngineGate, {"ready": lambda: supervisor.ready}),
         (Authentication, {"keys": Keys(settings.api_key, settings.admin_key)}),

@@ -14,6 +14,8 @@ _ENGINELESS = (
     "/v1/adapters",
     "/v1/compositions",
     "/v1/collections",
+    "/v1/feedback",
+    "/v1/runs",
     "/health",
     "/ready",
     "/version",

@@ -27,6 +27,9 @@ _VERSION_EXAMPLE: dict[str, Any] = {
     "source": "upload",
     "pinned": False,
     "aliases": ["production"],
+    "run": None,
+    "parents": [],
+    "quarantined": False,
 }
 _ADAPTER_EXAMPLE: dict[str, Any] = {
     "object": "adapter",
@@ -46,7 +49,11 @@ class Body(BaseModel):
 
 
 class VersionOut(BaseModel):
-    """One immutable version of an adapter. `size` in bytes, `created` in Unix seconds."""
+    """One immutable version of an adapter. `size` in bytes, `created` in Unix seconds.
+
+    `run` is the run that trained it, from the versions with the digests in `parents`; what its gate turned down is
+    `quarantined`: it can be looked at, and is never served.
+    """
 
     model_config = ConfigDict(json_schema_extra={"example": _VERSION_EXAMPLE})
 
@@ -62,6 +69,9 @@ class VersionOut(BaseModel):
     source: str
     pinned: bool
     aliases: list[str]
+    run: str | None = None
+    parents: list[str] = Field(default_factory=list)
+    quarantined: bool = False
 
     @classmethod
     def of(cls, version: Version, adapter: Adapter | None = None) -> "VersionOut":
@@ -78,6 +88,9 @@ class VersionOut(BaseModel):
             source=version.source,
             pinned=version.pinned,
             aliases=sorted(alias for alias, number in aliases if number == version.number),
+            run=version.run,
+            parents=list(version.parents),
+            quarantined=version.quarantined,
         )
 
 

@@ -5,7 +5,18 @@ from typing import Any
 
 import click
 
-_COMMANDS = ("serve", "config", "adapter", "alias", "composition", "models", "chat")
+_COMMANDS = (
+    "serve",
+    "config",
+    "adapter",
+    "alias",
+    "composition",
+    "models",
+    "chat",
+    "feedback",
+    "policy",
+    "run",
+)
 
 
 class Commands(click.Group):

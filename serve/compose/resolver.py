@@ -50,7 +50,7 @@ class Resolver:
             reference = parse_reference(text)
             if self._snapshot.find_composition(self._tenant, reference.adapter) is None:
                 version = self._snapshot.resolve(self._tenant, reference.adapter, reference.at)
-                self._check_base(version, "model")
+                self._check(version, "model")
                 return Plan.single(version)
         except (InvalidInput, NotFound) as error:
             raise UnknownModel("model", model, f"is not served here ({error})") from error
@@ -70,13 +70,16 @@ class Resolver:
         expansion.add(expression, () if saved_as is None else (saved_as,))
         plan = expansion.plan(self._max_versions)
         for version in plan.versions:
-            self._check_base(version, field)
+            self._check(version, field)
         return plan
 
     def _start(self, model: str) -> int:
         return next((len(prefix) for prefix in self._prefixes if model.startswith(prefix)), 0)
 
-    def _check_base(self, version: Version, field: str) -> None:
+    def _check(self, version: Version, field: str) -> None:
+        if version.quarantined:
+            message = f"was turned down by the gate of {version.run}, and is not served"
+            raise UnknownModel(field, f"{version.adapter}@{version.label}", message)
         if version.base != self._fingerprint:
             raise WrongBase(
                 field,

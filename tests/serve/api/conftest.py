@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import json
 import socket
 import threading
 import warnings
@@ -14,7 +15,8 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
 from transformers import LlamaConfig
 
 from polyad.adapters_store.admission import Limits
@@ -26,6 +28,7 @@ from polyad.adapters_store.source import SourcePolicy
 from polyad.serve.compose import Plan, Resolver
 from polyad.serve.config import Settings
 from polyad.serve.service import AdapterService, Collector, CompositionService, Health
+from polyad.serve.service.learning import open_learning
 from tests.fixtures.adapters import CONFIG, WEIGHTS, write_adapter
 
 with warnings.catch_warnings():
@@ -145,9 +148,10 @@ class Face:
         app = _engine_routes()
         supervisor: Any = engine
         health = Health(registry, engine)
-        complete_app(app, settings, self.base, supervisor, service, compositions, collector, health)
-        self._server = _Server(uvicorn.Config(app, log_level="warning"), self._up)
-        await self._server.serve([self._listener])
+        async with open_learning(self.redis.url, settings.registry_namespace, registry) as learning:
+            complete_app(app, settings, self.base, supervisor, service, compositions, collector, health, learning)
+            self._server = _Server(uvicorn.Config(app, log_level="warning"), self._up)
+            await self._server.serve([self._listener])
 
 
 class _Server(uvicorn.Server):
@@ -170,11 +174,33 @@ def _engine_routes() -> FastAPI:
     async def completions(body: dict[str, Any]) -> dict[str, Any]:
         return body
 
+    @app.post("/v1/chat/completions")
+    async def chat(body: dict[str, Any]) -> Response:
+        return said(body)
+
     @app.post("/tokenize")
     async def tokenize(request: Request) -> int:
         return len(await request.body())
 
     return app
+
+
+def said(body: dict[str, Any]) -> Response:
+    """What vLLM answers with the texts in `say`: as a whole, or a letter at a time and then the reason of each."""
+    label = body["model"].replace("@canary", "@v2")
+    head = {"id": body["id"], "model": label if "@" in label else f"{label}@v1"}
+    reason = body.get("reason", "stop")
+    if not body.get("stream"):
+        choices = [
+            {"index": index, "message": {"role": "assistant", "content": text}, "finish_reason": reason}
+            for index, text in enumerate(body["say"])
+        ]
+        return JSONResponse({**head, "choices": choices})
+    deltas = [(i, {"content": letter}, None) for i, text in enumerate(body["say"]) for letter in text]
+    deltas += [(i, {}, reason) for i in range(len(body["say"]))]
+    events = [{**head, "choices": [{"index": i, "delta": delta, "finish_reason": end}]} for i, delta, end in deltas]
+    lines = [f"data: {json.dumps(event)}\n\n" for event in events] + ["data: [DONE]\n\n"]
+    return StreamingResponse(iter(lines), media_type="text/event-stream")
 
 
 def _answer(connection: socket.socket) -> Reply:
