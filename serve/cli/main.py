@@ -16,6 +16,7 @@ _COMMANDS = (
     "feedback",
     "policy",
     "run",
+    "learn",
 )
 
 
