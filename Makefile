@@ -19,16 +19,19 @@ LOCKED := $(VENV)/.locked-$(TORCH)-$(call sum,$(LOCKS))
 INSTALLED := $(VENV)/.installed-$(call sum,pyproject.toml setup.py kernels/csrc/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve demo test check proto lock clean
+.PHONY: help serve demo demo-learn test check proto lock clean
 
 help: ## this list
-	@sed -n 's/^\([a-z%-]*\):.*## \(.*\)/\1 \2/p' Makefile | while read -r verb text; do printf '  make %-9s %s\n' "$$verb" "$$text"; done
+	@sed -n 's/^\([a-z%-]*\):.*## \(.*\)/\1 \2/p' Makefile | while read -r verb text; do printf '  make %-10s %s\n' "$$verb" "$$text"; done
 
 serve: $(INSTALLED) ## serve the example base model and adapters on 127.0.0.1:8000
 	$(VENV)/bin/polyad serve --example
 
 demo: $(INSTALLED) ## a short scripted tour; ends 0 only if every answer was what it promises
 	$(VENV)/bin/python examples/demo.py
+
+demo-learn: $(INSTALLED) ## feedback makes an adapter better while it is served; about a quarter of an hour
+	$(VENV)/bin/python examples/demo_learn.py
 
 test: $(INSTALLED) ## all tests; PYTEST="-k name" passes options on
 	$(VENV)/bin/python -m pytest $(PYTEST)
