@@ -12,7 +12,7 @@ from tests.fixtures.fusion_soak import ENGINE, SMALL_CACHE, soak
 from tests.fixtures.ports import free_port
 from tests.fixtures.server import serving
 
-FUSED, PLAIN = 40, 40
+FUSED, PLAIN = 20, 20
 
 
 @pytest.fixture

@@ -65,7 +65,7 @@ def test_a_merge_becomes_a_version(face: Face, name: str) -> None:
     body = {"expression": {"merge": "slerp", "of": [{"adapter": "m-a"}, {"adapter": "m-b"}]}, "save": {"name": name}}
     job = face.client.post("/v1/merges", json=body).json()["id"]
     assert finished(face, job)["status"] == "done"
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while face.client.get(f"/v1/adapters/{name}").status_code == httpx.codes.NOT_FOUND and time.monotonic() < end:
         time.sleep(0.05)
     version = face.client.get(f"/v1/adapters/{name}/versions/v1").json()

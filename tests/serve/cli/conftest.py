@@ -293,7 +293,7 @@ def serve(admin_key: str | None) -> Iterator[Fake]:
     server = uvicorn.Server(uvicorn.Config(make_app(fake, admin_key), log_level="warning"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not server.started and time.monotonic() < deadline:
         time.sleep(0.01)
     yield fake

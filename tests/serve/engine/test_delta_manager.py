@@ -82,7 +82,7 @@ class Worker:
 
     def load(self, version: int, path: Path) -> str:
         self.manager.host.load(version, str(path))
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while (state := self.manager.host.state(version)) == LOADING:
             assert time.monotonic() < deadline
             time.sleep(0.001)

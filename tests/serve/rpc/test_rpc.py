@@ -94,7 +94,7 @@ def test_a_client_that_leaves_ends_the_work(rpc: Rpc, how: str) -> None:
                 list(stream)
             error: Any = late.value
             assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
-        end = time.monotonic() + 10
+        end = time.monotonic() + 60
         while rpc.words.ended == ended:
             assert time.monotonic() < end, "the work goes on"
             time.sleep(0.01)
@@ -288,7 +288,7 @@ def test_health_follows_readiness(rpc: Rpc) -> None:
         for ready in (True, False, True):
             rpc.face.engine.ready = ready
             wanted = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
-            end = time.monotonic() + 10
+            end = time.monotonic() + 60
             while stub.Check(health_pb2.HealthCheckRequest(service="")).status != wanted:
                 assert time.monotonic() < end
                 time.sleep(0.02)

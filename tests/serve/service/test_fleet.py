@@ -61,7 +61,7 @@ async def add(registry: Registry, name: str, size: int = 1, base: str = BASE, se
     return version
 
 
-async def until(holds: Callable[[], object], seconds: float = 10) -> float:
+async def until(holds: Callable[[], object], seconds: float = 60) -> float:
     began = time.monotonic()
     while not await holds():  # type: ignore[misc]
         assert time.monotonic() - began < seconds, "it did not come true"
