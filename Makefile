@@ -19,7 +19,7 @@ LOCKED := $(VENV)/.locked-$(TORCH)-$(call sum,$(LOCKS))
 INSTALLED := $(VENV)/.installed-$(call sum,pyproject.toml setup.py kernels/csrc/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve demo demo-fleet test check chart chart-files proto lock clean
+.PHONY: help serve demo demo-fleet demo-learn test check chart chart-files proto lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z%-]*\):.*## \(.*\)/\1 \2/p' Makefile | while read -r verb text; do printf '  make %-11s %s\n' "$$verb" "$$text"; done
@@ -32,6 +32,9 @@ demo: $(INSTALLED) ## a short scripted tour; ends 0 only if every answer was wha
 
 demo-fleet: $(INSTALLED) ## three servers, one Redis, a proxy: promotion, kills, a rolling restart, under load
 	$(VENV)/bin/python examples/demo_fleet.py --proxy "$$($(VENV)/bin/python -m tests.helm.tools haproxy)"
+
+demo-learn: $(INSTALLED) ## feedback makes an adapter better while it is served; about a quarter of an hour
+	$(VENV)/bin/python examples/demo_learn.py
 
 test: $(INSTALLED) ## all tests; PYTEST="-k name" passes options on
 	$(VENV)/bin/python -m pytest $(PYTEST)

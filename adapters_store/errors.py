@@ -18,7 +18,10 @@ PolyadError                    500 INTERNAL
 │   ├── UnknownKey             404 NOT_FOUND
 │   ├── UnknownTenant          404 NOT_FOUND
 │   ├── UnknownMerge           404 NOT_FOUND
-│   └── UnknownSource          404 NOT_FOUND
+│   ├── UnknownSource          404 NOT_FOUND
+│   ├── UnknownResponse        404 NOT_FOUND
+│   ├── UnknownRun             404 NOT_FOUND
+│   └── ResponseExpired        410 NOT_FOUND
 ├── Conflict                   409 FAILED_PRECONDITION
 │   ├── AliasMoved             409 ABORTED
 │   ├── CompositionChanged     409 ABORTED
@@ -37,6 +40,7 @@ PolyadError                    500 INTERNAL
 └── ConfigError                500 INTERNAL   (at start, before anything is served)
 """
 
+from datetime import UTC, datetime
 from typing import ClassVar
 
 _SHOWN = 200
@@ -148,6 +152,24 @@ class UnknownMerge(NotFound):
 
 class UnknownSource(NotFound):
     """The source to push from does not exist."""
+
+
+class UnknownResponse(NotFound):
+    """No response with this id is kept for feedback, or not for this tenant."""
+
+
+class ResponseExpired(NotFound):
+    """The response was kept for feedback, for a time that is over, or until its user asked for deletion."""
+
+    http_status = 410
+
+    def __init__(self, field: str, value: object, expired: float) -> None:
+        at = datetime.fromtimestamp(expired, UTC).isoformat(timespec="seconds")
+        super().__init__(field, value, f"can take no feedback any more; it was kept until {at} at most")
+
+
+class UnknownRun(NotFound):
+    """No run has this id."""
 
 
 class Conflict(PolyadError):

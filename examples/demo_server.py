@@ -69,6 +69,11 @@ class DemoServer:
         self._process.wait()
         self._folder.cleanup()
 
+    @property
+    def state_dir(self) -> Path:
+        """Where the server keeps its state: what a worker is pointed at."""
+        return Path(self._folder.name)
+
     def wait_ready(self) -> str:
         """The URL, once the server is ready; its progress is shown. Raises TimeoutError, also if it ended instead."""
         deadline = time.monotonic() + START_S

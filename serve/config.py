@@ -90,6 +90,15 @@ class Settings(BaseSettings):
         100, ge=0, le=10_000, description="Adapters that metrics name, the busiest; the rest are together `other`."
     )
 
+    learn_threads: int = Field(1, ge=1, le=1024, description="Threads that `polyad learn` computes with on a CPU.")
+    learn_lease_s: float = Field(
+        30, ge=1, description="How long a worker that went silent keeps an adapter from others, in seconds."
+    )
+    learn_poll_s: float = Field(1.0, gt=0, description="How often a worker looks for work, in seconds.")
+    learn_suites: Path | None = Field(
+        None, description="Folder with the regression suites (name.jsonl) that policies may name."
+    )
+
     restart_backoff_s: float = Field(
         30, gt=0, description="Longest pause between two attempts to restart a dead engine, in seconds."
     )

@@ -38,6 +38,7 @@ from polyad.serve.service import (
     CompositionService,
     Fleet,
     Health,
+    LearningService,
     Limiter,
     MergeLimits,
     MergeProcess,
@@ -49,6 +50,7 @@ from polyad.serve.service import (
 )
 from polyad.serve.service.catalog import RegistryCatalog
 from polyad.serve.service.fleet import EXPIRY_S
+from polyad.serve.service.learning import open_learning
 
 logger = logging.getLogger(__name__)
 
@@ -69,37 +71,54 @@ class Server:
     async def run(self) -> None:
         """Serve until SIGINT or SIGTERM, then let running requests end. Raises ConfigError if it cannot start."""
         listener = _listen(self.settings)
-        async with self._registry() as registry:
+        async with (
+            self._redis() as url,
+            self._registry(url) as registry,
+            open_learning(url, self.settings.registry_namespace, registry) as learning,
+        ):
             folder = await asyncio.to_thread(model_folder, self.model)
             base = await asyncio.to_thread(BaseModel.from_folder, folder, _served_name(self.model, self.options))
             self.report(f"base model {base.name}: {len(base.linears)} linear modules can be adapted")
-            await self._serve(listener, registry, base, serve_arguments(str(folder), self.options, self.settings, base))
+            arguments = serve_arguments(str(folder), self.options, self.settings, base)
+            await self._serve(listener, registry, learning, base, arguments)
 
     @asynccontextmanager
-    async def _registry(self) -> AsyncIterator[Registry]:
+    async def _redis(self) -> AsyncIterator[str]:
         settings = self.settings
-        redis: EmbeddedRedis | None = None
-        if settings.redis_url is None:
-            self.report(f"starting the embedded Redis in {settings.state_dir / 'redis'}")
-            binary = str(settings.redis_server) if settings.redis_server else None
-            redis = EmbeddedRedis(settings.state_dir / "redis", binary)
-            await redis.start()
-        url = redis.url if redis else settings.redis_url.get_secret_value() if settings.redis_url else ""
-        registry = Registry(url, settings.registry_namespace)
+        if settings.redis_url is not None:
+            yield settings.redis_url.get_secret_value()
+            return
+        self.report(f"starting the embedded Redis in {settings.state_dir / 'redis'}")
+        binary = str(settings.redis_server) if settings.redis_server else None
+        redis = EmbeddedRedis(settings.state_dir / "redis", binary)
+        await redis.start()
+        try:
+            yield redis.url
+        finally:
+            await redis.stop()
+
+    @asynccontextmanager
+    async def _registry(self, url: str) -> AsyncIterator[Registry]:
+        registry = Registry(url, self.settings.registry_namespace)
         try:
             await registry.start()
-            access = Access(settings, registry.snapshot)
-            access.check_address(settings.host)
+            access = Access(self.settings, registry.snapshot)
+            access.check_address(self.settings.host)
             self.report(f"registry {masked(url)}: {_count(registry)} adapters")
             if access.open:
-                self.report(f"there are no keys: whoever reaches {settings.host} is an admin")
+                self.report(f"there are no keys: whoever reaches {self.settings.host} is an admin")
             yield registry
         finally:
             await registry.close()
-            if redis is not None:
-                await redis.stop()
 
-    async def _serve(self, listener: socket.socket, registry: Registry, base: BaseModel, arguments: Namespace) -> None:
+    async def _serve(
+        self,
+        listener: socket.socket,
+        registry: Registry,
+        learning: LearningService,
+        base: BaseModel,
+        arguments: Namespace,
+    ) -> None:
         settings = self.settings
         blobs = BlobStore(settings.blobs_root, settings.state_dir / "blob-cache", settings.blob_cache_bytes)
         await blobs.start()
@@ -148,6 +167,7 @@ class Server:
             TenantService(registry, locked=settings.admin_key is not None),
             Limiter(registry),
             fleet,
+            learning,
         )
         self.report("starting the engine")
         await supervisor.start()
@@ -279,7 +299,7 @@ def _revoke(event: Event, registry: Registry, residency: Residency) -> None:
 
 def _exists(registry: Registry, version: Version) -> bool:
     if isinstance(version, MergedVersion):
-        return all(_exists(registry, parent) for parent in version.parents)
+        return all(_exists(registry, parent) for parent in version.merged)
     try:
         found = registry.snapshot.resolve(version.tenant, version.adapter, version.label)
     except NotFound:

@@ -23,6 +23,12 @@ class VersionDraft(Record):
     kind: str = "lora"
     # how a merge was made: its recipe, canonical JSON
     recipe: str | None = None
+    # of versions that were trained from feedback: the run, its data, the digests of what it went on from
+    run: str | None = None
+    data: str | None = None
+    parents: tuple[str, ...] = ()
+    # turned down by the gate: to be looked at, never served
+    quarantined: bool = False
 
     @field_validator("targets")
     @classmethod
@@ -50,10 +56,10 @@ class Version(VersionDraft):
 
 
 class MergedVersion(Version):
-    """What a merge came to: no version of an adapter, but served like one. `adapter` is its text, over `parents`."""
+    """What a merge came to: no version of an adapter, but served like one. `adapter` is its text, over `merged`."""
 
     number: int = 0
-    parents: tuple[Version, ...] = ()
+    merged: tuple[Version, ...] = ()
 
     @property
     def name(self) -> str:

@@ -24,6 +24,7 @@ _MEANINGS = {
     403: "The key's role may not do this.",
     404: "What the request names does not exist.",
     409: "Not in the present state: an alias or a composition has changed, a name is taken, or a version is in use.",
+    410: "The response is no longer kept.",
     413: "The body or the adapter is too large.",
     429: "A limit of the tenant is reached; Retry-After says when to ask again.",
     503: "The registry, the blob store or the engine is away; nothing was changed.",

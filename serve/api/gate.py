@@ -20,6 +20,8 @@ _ENGINELESS = (
     "/v1/keys",
     "/v1/tenants",
     "/v1/replicas",
+    "/v1/feedback",
+    "/v1/runs",
     "/health",
     "/ready",
     "/version",

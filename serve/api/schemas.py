@@ -29,6 +29,9 @@ _VERSION_EXAMPLE: dict[str, Any] = {
     "pinned": False,
     "aliases": ["production"],
     "recipe": None,
+    "run": None,
+    "parents": [],
+    "quarantined": False,
 }
 _ADAPTER_EXAMPLE: dict[str, Any] = {
     "object": "adapter",
@@ -49,7 +52,11 @@ class Body(BaseModel):
 
 class VersionOut(BaseModel):
     """One immutable version of an adapter. `size` in bytes, `created` in Unix seconds; `recipe` is how a merge was
-    made."""
+    made.
+
+    `run` is the run that trained it, from the versions with the digests in `parents`; what its gate turned down is
+    `quarantined`: it can be looked at, and is never served.
+    """
 
     model_config = ConfigDict(json_schema_extra={"example": _VERSION_EXAMPLE})
 
@@ -66,6 +73,9 @@ class VersionOut(BaseModel):
     pinned: bool
     aliases: list[str]
     recipe: dict[str, Any] | None = None
+    run: str | None = None
+    parents: list[str] = Field(default_factory=list)
+    quarantined: bool = False
 
     @classmethod
     def of(cls, version: Version, adapter: Adapter | None = None) -> "VersionOut":
@@ -83,6 +93,9 @@ class VersionOut(BaseModel):
             pinned=version.pinned,
             aliases=sorted(alias for alias, number in aliases if number == version.number),
             recipe=json.loads(version.recipe) if version.recipe else None,
+            run=version.run,
+            parents=list(version.parents),
+            quarantined=version.quarantined,
         )
 
 

@@ -131,7 +131,7 @@ class _Unseen(Merges):
             targets=(),
             source="merge",
             created=time.time(),
-            parents=draft.parents,
+            merged=draft.parents,
         )
 
 
@@ -149,7 +149,7 @@ def merged_version(entry: MergeEntry, draft: MergeDraft) -> MergedVersion:
         kind="merge",
         created=entry.created,
         recipe=entry.recipe,
-        parents=draft.parents,
+        merged=draft.parents,
     )
 
 
@@ -185,7 +185,7 @@ def _parents(versions: Iterable[Version]) -> tuple[Version, ...]:
     return tuple(
         parent
         for version in versions
-        for parent in (version.parents if isinstance(version, MergedVersion) else (version,))
+        for parent in (version.merged if isinstance(version, MergedVersion) else (version,))
     )
 
 

@@ -67,7 +67,7 @@ class Resolver:
             reference, names = parse_reference(text), View(self._snapshot, self._tenant)
             if names.find_composition(reference.adapter) is None:
                 version = names.resolve(reference.adapter, reference.at)
-                self._check_base(version, "model")
+                self._check(version, "model")
                 return Plan.single(version)
         except (InvalidInput, NotFound) as error:
             raise UnknownModel("model", model, f"is not served here ({error})") from error
@@ -101,7 +101,7 @@ class Resolver:
         return self._sum(expression, field, chain, merges)
 
     def _expansion(self, field: str, merges: Merges | None) -> Expansion:
-        return Expansion(self._snapshot, self._tenant, field, partial(self._check_base, field=field), merges)
+        return Expansion(self._snapshot, self._tenant, field, partial(self._check, field=field), merges)
 
     def _sum(self, expression: Expression, field: str, chain: Chain, merges: Merges | None) -> Plan:
         expansion = self._expansion(field, merges)
@@ -134,7 +134,10 @@ class Resolver:
     def _start(self, model: str) -> int:
         return next((len(prefix) for prefix in self._prefixes if model.startswith(prefix)), 0)
 
-    def _check_base(self, version: Version, field: str) -> None:
+    def _check(self, version: Version, field: str) -> None:
+        if version.quarantined:
+            message = f"was turned down by the gate of {version.run}, and is not served"
+            raise UnknownModel(field, version.name, message)
         if version.base != self._fingerprint:
             raise WrongBase(
                 field,

@@ -6,6 +6,7 @@ from polyad.serve.service.collection import Collected, Collector
 from polyad.serve.service.compositions import CompositionService
 from polyad.serve.service.fleet import Fleet
 from polyad.serve.service.health import Health
+from polyad.serve.service.learning import LearningService
 from polyad.serve.service.limiter import Limiter
 from polyad.serve.service.merge_job import Job, Saved
 from polyad.serve.service.merge_process import MergeProcess
@@ -25,6 +26,7 @@ __all__ = [
     "Fleet",
     "Health",
     "Job",
+    "LearningService",
     "Limiter",
     "MergeLimits",
     "MergeProcess",

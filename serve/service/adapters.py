@@ -10,7 +10,14 @@ from pathlib import Path
 from polyad.adapters_store.admission import Limits, admit
 from polyad.adapters_store.base_model import BaseModel
 from polyad.adapters_store.blobs import BlobStore
-from polyad.adapters_store.errors import InvalidInput, InvalidName, LimitReached, SourceUnavailable, UnknownVersion
+from polyad.adapters_store.errors import (
+    Conflict,
+    InvalidInput,
+    InvalidName,
+    LimitReached,
+    SourceUnavailable,
+    UnknownVersion,
+)
 from polyad.adapters_store.names import VERSION_RULE, check_alias, check_name, version_number
 from polyad.adapters_store.registry import UNSET, Adapter, Registry, Unset, Version, VersionDraft
 from polyad.adapters_store.source import AdapterFiles, SourcePolicy, fetch_source, folder_source
@@ -123,6 +130,8 @@ class AdapterService:
         """
         check_alias("alias", alias)
         version = self.version(name, reference)
+        if version.quarantined:
+            raise Conflict("version", f"{name}@{version.label} was turned down by the gate of {version.run}")
         expected = if_current if isinstance(if_current, Unset) or if_current is None else _number(if_current)
         await self._warm(Plan.single(version))
         return await self._registry.set_alias(self._tenant, name, alias, version.number, expected)

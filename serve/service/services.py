@@ -8,6 +8,7 @@ from polyad.serve.service.collection import Collector
 from polyad.serve.service.compositions import CompositionService
 from polyad.serve.service.fleet import Fleet
 from polyad.serve.service.health import Health
+from polyad.serve.service.learning import LearningService
 from polyad.serve.service.limiter import Limiter
 from polyad.serve.service.merges import MergeService
 from polyad.serve.service.tenants import TenantService
@@ -26,3 +27,4 @@ class Services:
     tenants: TenantService
     limiter: Limiter
     fleet: Fleet
+    learning: LearningService

@@ -42,6 +42,10 @@ GIVEN: dict[str, tuple[str, object]] = {
     "merge_retry_s": ("5", 5.0),
     "log_format": ("json", "json"),
     "metric_labels": ("7", 7),
+    "learn_threads": ("3", 3),
+    "learn_lease_s": ("12.5", 12.5),
+    "learn_poll_s": ("0.5", 0.5),
+    "learn_suites": ("/srv/suites", Path("/srv/suites")),
     "restart_backoff_s": ("7", 7.0),
     "drain_s": ("0", 0.0),
 }
@@ -74,6 +78,9 @@ BAD = [
     ("merge_threads", "0", "greater than or equal to 1"),
     ("merge_cache_bytes", "-1", "greater than or equal to 0"),
     ("merge_retry_s", "0", "greater than 0"),
+    ("learn_threads", "0", "greater than or equal to 1"),
+    ("learn_lease_s", "0.5", "greater than or equal to 1"),
+    ("learn_poll_s", "0", "greater than 0"),
     ("restart_backoff_s", "0", "greater than 0"),
     ("drain_s", "soon", "valid number"),
 ]

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import json
 import socket
 import threading
 import warnings
@@ -14,7 +15,8 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
 from transformers import LlamaConfig
 
 from polyad.adapters_store.admission import Limits
@@ -41,6 +43,7 @@ from polyad.serve.service import (
     TenantService,
 )
 from polyad.serve.service.fleet import EXPIRY_S
+from polyad.serve.service.learning import open_learning
 from tests.fixtures.adapters import CONFIG, WEIGHTS, write_adapter
 
 with warnings.catch_warnings():
@@ -174,17 +177,21 @@ class Face:
         tenants = TenantService(registry, locked=settings.admin_key is not None)
         status = lambda: health.readiness().status  # noqa: E731
         fleet = Fleet(registry, registry.replicas(EXPIRY_S), self.base.fingerprint, lambda: (), status)
-        services = Services(service, compositions, merges, collector, health, access, tenants, Limiter(registry), fleet)
-        complete_app(app, settings, self.base, supervisor, services)
-        rpc = RpcServer(settings, services, resolver, lambda: self.generation)
-        self.rpc_address = await rpc.start()
-        self._server = _Server(uvicorn.Config(app, log_level="warning"), self._up)
-        fleet.start()
-        try:
-            await self._server.serve([self._listener])
-        finally:
-            await fleet.stop()
-            await rpc.stop(0)
+        limiter = Limiter(registry)
+        async with open_learning(self.redis.url, settings.registry_namespace, registry) as learning:
+            services = Services(
+                service, compositions, merges, collector, health, access, tenants, limiter, fleet, learning
+            )
+            complete_app(app, settings, self.base, supervisor, services)
+            rpc = RpcServer(settings, services, resolver, lambda: self.generation)
+            self.rpc_address = await rpc.start()
+            self._server = _Server(uvicorn.Config(app, log_level="warning"), self._up)
+            fleet.start()
+            try:
+                await self._server.serve([self._listener])
+            finally:
+                await fleet.stop()
+                await rpc.stop(0)
 
 
 class _Server(uvicorn.Server):
@@ -207,11 +214,33 @@ def _engine_routes() -> FastAPI:
     async def completions(body: dict[str, Any]) -> dict[str, Any]:
         return body
 
+    @app.post("/v1/chat/completions")
+    async def chat(body: dict[str, Any]) -> Response:
+        return said(body)
+
     @app.post("/tokenize")
     async def tokenize(request: Request) -> int:
         return len(await request.body())
 
     return app
+
+
+def said(body: dict[str, Any]) -> Response:
+    """What vLLM answers with the texts in `say`: as a whole, or a letter at a time and then the reason of each."""
+    label = body["model"].replace("@canary", "@v2")
+    head = {"id": body["id"], "model": label if "@" in label else f"{label}@v1"}
+    reason = body.get("reason", "stop")
+    if not body.get("stream"):
+        choices = [
+            {"index": index, "message": {"role": "assistant", "content": text}, "finish_reason": reason}
+            for index, text in enumerate(body["say"])
+        ]
+        return JSONResponse({**head, "choices": choices})
+    deltas = [(i, {"content": letter}, None) for i, text in enumerate(body["say"]) for letter in text]
+    deltas += [(i, {}, reason) for i in range(len(body["say"]))]
+    events = [{**head, "choices": [{"index": i, "delta": delta, "finish_reason": end}]} for i, delta, end in deltas]
+    lines = [f"data: {json.dumps(event)}\n\n" for event in events] + ["data: [DONE]\n\n"]
+    return StreamingResponse(iter(lines), media_type="text/event-stream")
 
 
 def _answer(connection: socket.socket) -> Reply:

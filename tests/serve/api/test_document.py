@@ -15,7 +15,7 @@ from tests.serve.api.conftest import Face
 Operation = tuple[str, str, dict[str, Any]]
 PROBES = {"/health", "/ready", "/version"}
 # Stand-ins of the tests for routes of vLLM.
-ENGINE = {"/v1/completions", "/tokenize"}
+ENGINE = {"/v1/completions", "/v1/chat/completions", "/tokenize"}
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +47,7 @@ def test_document_is_the_same_each_time(face: Face, document: dict[str, Any]) ->
 
 
 def test_every_operation_says_what_it_does_and_how_it_fails(document: dict[str, Any]) -> None:
-    assert len(list(operations(document))) == 45
+    assert len(list(operations(document))) == 45 + 11
     for method, path, operation in operations(document):
         where = f"{method} {path}"
         assert operation["summary"], where
@@ -95,7 +95,7 @@ def test_examples_of_bodies_are_taken(face: Face, document: dict[str, Any]) -> N
         refusal = answer.json().get("error", {}) if answer.status_code >= 400 else {}
         # Neither the Hub nor a folder of the server's own is configured here, and nothing was saved before.
         # The first key of all must be an admin's.
-        absent = ("source", "lora_path", "lora_name", "version", "adapter", "if_current", "role")
+        absent = ("source", "lora_path", "lora_name", "version", "adapter", "if_current", "role", "response")
         assert refusal.get("param") in (None, *absent), answer.text
 
 

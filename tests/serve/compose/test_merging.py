@@ -129,7 +129,7 @@ def test_what_was_computed_is_served_like_a_version(resolver: Resolver, known: M
     assert plan.label == "ties(a@v1, b@v2)"
     (only,) = plan.versions
     assert isinstance(only, MergedVersion)
-    assert (only.digest, only.parents) == ("d" * 64, draft.parents)
+    assert (only.digest, only.merged) == ("d" * 64, draft.parents)
     assert resolver.plan("merged") == plan
     assert resolver.plan("base:ties(a, b)") == plan
     assert resolver.plan("ties(a, b)*0.5 + c").label == "c@v1 + ties(a@v1, b@v2)*0.5"

@@ -357,3 +357,13 @@ def test_plan_is_of_the_moment_it_was_made(make: Callable[..., Resolver]) -> Non
     versions = [version("a", 1, FIRST), version("a", 2, SECOND)]
     snapshot.replace(Snapshot.build("birth", 2, [header("a", {"production": 2})], versions))
     assert (before.label, resolver.plan("a").label) == ("a@v1", "a@v2")
+
+
+@pytest.mark.parametrize("model", ["bad@v2", "bad@v2*0.5", "bad*0.5 + bad@v2*0.5"])
+def test_what_a_gate_turned_down_is_not_served(model: str) -> None:
+    rejected = version("bad", 2, SECOND).model_copy(update={"quarantined": True, "run": "run-1"})
+    snapshot = Snapshot.build("birth", 1, [header("bad", {"production": 1})], [version("bad", 1, FIRST), rejected])
+    resolver = Resolver(snapshot, TENANT, [BASE], FINGERPRINT)
+    assert resolver.plan("bad").label == "bad@v1"
+    with pytest.raises(UnknownModel, match="turned down by the gate of run-1"):
+        resolver.plan(model)
