@@ -162,12 +162,15 @@ class Trainer:
     @contextmanager
     def as_parent(self) -> Iterator[None]:
         """Within, the model is its parent."""
-        now = {name: one.detach().clone() for name, one in self.parameters.items()}
-        self._put(self.parent)
+        now = {name: one.data for name, one in self.parameters.items()}
+        # The tensors are exchanged, not overwritten: a backward pass may still need what they held.
+        for name, one in self.parameters.items():
+            one.data = self.parent[name].to(one)
         try:
             yield
         finally:
-            self._put(now)
+            for name, one in self.parameters.items():
+                one.data = now[name]
 
     def replay_rows(self) -> Iterator[Sequence[Row]]:
         """Earlier examples, or the new ones where there are none, in batches."""
