@@ -214,7 +214,7 @@ def _engine_routes() -> FastAPI:
     async def completions(body: dict[str, Any]) -> dict[str, Any]:
         return body
 
-    @app.post("/v1/chat/completions")
+    @app.post("/v1/chat/completions", include_in_schema=False)
     async def chat(body: dict[str, Any]) -> Response:
         return said(body)
 

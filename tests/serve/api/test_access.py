@@ -25,6 +25,10 @@ READING = [
     ("GET", "/v1/public/compositions/none"),
     ("GET", "/v1/merges"),
     ("GET", "/v1/merges/none"),
+    ("POST", "/v1/feedback"),
+    ("GET", "/v1/adapters/none/policy"),
+    ("GET", "/v1/runs"),
+    ("GET", "/v1/runs/none"),
     ("POST", "/v1/completions"),
     ("POST", "/tokenize"),
     ("GET", "/openapi.json"),
@@ -50,6 +54,13 @@ CHANGING = [
     ("PUT", "/v1/public/compositions/none"),
     ("DELETE", "/v1/public/compositions/none"),
     ("POST", "/v1/merges"),
+    ("DELETE", "/v1/feedback/users/none"),
+    ("PUT", "/v1/adapters/none/policy"),
+    ("POST", "/v1/runs"),
+    ("POST", "/v1/runs/none/cancel"),
+    ("POST", "/v1/runs/none/approve"),
+    ("POST", "/v1/runs/none/reject"),
+    ("GET", "/v1/runs/none/decisions"),
     ("GET", "/v1/keys"),
     ("POST", "/v1/keys"),
     ("DELETE", "/v1/keys/none"),
@@ -66,11 +77,14 @@ OPEN = [("GET", "/health"), ("GET", "/ready"), ("GET", "/version")]
 def ask(face: Face, method: str, path: str, key: str | None) -> int:
     headers = {"authorization": f"Bearer {key}"} if key else {}
     body = {"version": "v1", "name": "none", "source": "x", "lora_name": "none", "lora_path": "x", "dry_run": True}
-    body |= {"expression": "none", "weight": 1, "role": "wrong"}
+    body |= {"expression": "none", "weight": 1, "role": "wrong", "response": "none", "thumb": "up", "adapter": "none"}
+    body |= {"mode": "off"}
     fields = {"POST /v1/adapters": ("name", "source"), "POST /v1/collections": ("dry_run",)}
     fields |= {"PUT /v1/adapters/none/aliases/production": ("version",), "PUT /v1/compositions/none": ("expression",)}
     fields |= {"POST /v1/load_lora_adapter": ("lora_name", "lora_path"), "POST /v1/unload_lora_adapter": ("lora_name",)}
     fields |= {"POST /v1/merges": ("expression",), "PUT /v1/tenants/none": ("weight",), "POST /v1/keys": ("role",)}
+    fields |= {"POST /v1/feedback": ("response", "thumb"), "POST /v1/runs": ("adapter",)}
+    fields |= {"PUT /v1/adapters/none/policy": ("mode",)}
     wanted = fields.get(f"{method} {path.replace('/public', '')}", ("name",))
     sent = {field: body[field] for field in wanted} if method in ("POST", "PUT") else None
     return face.client.request(method, path, headers=headers, json=sent).status_code
@@ -86,10 +100,11 @@ def test_every_route_of_ours_is_in_a_table(guarded: Face) -> None:
         "{key}": "none",
         "{tenant}": "none",
         "{id}": "none",
+        "{user}": "none",
     }
     for placeholder, value in named.items():
         ours = {(method, path.replace(placeholder, value)) for method, path in ours}
-    assert ours == set(READING[:16] + CHANGING + OPEN)
+    assert ours == set(READING[:20] + CHANGING + OPEN)
 
 
 @pytest.mark.parametrize(("method", "path"), READING)

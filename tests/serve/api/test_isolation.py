@@ -25,6 +25,9 @@ ROUTES: list[tuple[str, str, dict[str, Any] | None]] = [
     ("PUT", "/v1/compositions/mine", {"expression": "{}*0.5"}),
     ("PUT", "/v1/compositions/mine", {"expression": "public/{}"}),
     ("DELETE", "/v1/compositions/{}", None),
+    ("GET", "/v1/adapters/{}/policy", None),
+    ("PUT", "/v1/adapters/{}/policy", {"mode": "automatic"}),
+    ("POST", "/v1/runs", {"adapter": "{}"}),
     ("GET", "/v1/tenants/{}", None),
     ("GET", "/v1/keys?tenant={}", None),
     ("POST", "/v1/keys", {"tenant": "{}"}),
@@ -140,6 +143,21 @@ def test_public_names_are_in_compositions_of_every_tenant(tenants: Tenants) -> N
         assert saved.status_code == 200, saved.text
     missing = tenants.of("other").put("/v1/compositions/of-public", json={"expression": "acme/secret*0.5"})
     refused(missing, 400, "InvalidName", "expression")
+
+
+def test_runs_are_of_the_tenant_whose_adapter_learns(tenants: Tenants) -> None:
+    admin, others = tenants.of("acme", "admin"), tenants.of("other", "admin")
+    assert admin.put("/v1/adapters/secret/policy", json={"mode": "automatic"}).status_code == 200
+    begun = admin.post("/v1/runs", json={"adapter": "secret"})
+    assert begun.status_code == 201, begun.text
+    run = begun.json()["id"]
+    assert [entry["id"] for entry in admin.get("/v1/runs").json()["data"]] == [run]
+    assert others.get("/v1/runs").json()["data"] == []
+    for method, path in (("GET", ""), ("GET", "/decisions"), ("POST", "/cancel"), ("POST", "/approve")):
+        unknown = asked(others, method, f"/v1/runs/{{}}{path}", None, "run-0000000000000000")
+        assert asked(others, method, f"/v1/runs/{{}}{path}", None, run) == unknown
+        assert unknown[0] == 404
+    assert admin.post(f"/v1/runs/{run}/cancel").status_code == 202
 
 
 def test_a_revoked_key_is_none_at_once(tenants: Tenants) -> None:

@@ -166,9 +166,7 @@ def test_masked_thought_without_hiding_is_plain(make_speaker: Made, tmp_path: Pa
 
 
 @pytest.mark.parametrize(("option", "strong"), [("ewc", 1e5), ("kl_to_parent", 1e2)])
-def test_anchors_hold_the_model_near_its_parent(
-    make_speaker: Made, tmp_path: Path, option: str, strong: float
-) -> None:
+def test_anchors_hold_the_model_near_its_parent(make_speaker: Made, tmp_path: Path, option: str, strong: float) -> None:
     def moved(strength: float) -> float:
         speaker = make_speaker(lora(size=0.1))
         trainer = train(
