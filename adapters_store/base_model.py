@@ -158,6 +158,19 @@ def _modules(model: Any) -> tuple[dict[str, tuple[int, int]], frozenset[str], fr
     return linears, frozenset(reserved), frozenset(transposed)
 
 
+def model_folder(model: str) -> Path:
+    """The local folder of a model: itself, or the hub's snapshot, downloaded if need be."""
+    if Path(model).is_dir():
+        return Path(model)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(model, ignore_patterns=["*.bin", "*.pt", "*.pth", "*.gguf", "original/*"]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise ConfigError(f"model: got {model!r}, neither a folder nor a model that can be fetched: {error}") from error
+
+
 def _fingerprint(config: dict[str, object], shapes: dict[str, list[int]]) -> str:
     content = {"config": _architecture(config), "shapes": shapes}
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -13,7 +13,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from polyad.adapters_store.admission import Limits
-from polyad.adapters_store.base_model import BaseModel
+from polyad.adapters_store.base_model import BaseModel, model_folder
 from polyad.adapters_store.blobs import BlobStore
 from polyad.adapters_store.errors import ConfigError, NotFound
 from polyad.adapters_store.names import PUBLIC
@@ -23,7 +23,7 @@ from polyad.serve.api.app import complete_app
 from polyad.serve.compose import Merges, Resolver
 from polyad.serve.config import Settings
 from polyad.serve.engine import metrics
-from polyad.serve.engine.arguments import model_folder, serve_arguments
+from polyad.serve.engine.arguments import serve_arguments
 from polyad.serve.engine.engine import AdapterEngine
 from polyad.serve.engine.generation import Generation
 from polyad.serve.engine.openai import attach_engine, build_app

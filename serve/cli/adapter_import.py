@@ -80,13 +80,10 @@ def _imported(
 
 
 def _base_model(name: str) -> "BaseModel":
-    from polyad.adapters_store.base_model import BaseModel
+    from polyad.adapters_store.base_model import BaseModel, model_folder
 
     if Path(name).is_dir():
         return BaseModel.from_folder(Path(name), Path(name).resolve().name)
-    # brings all of vLLM, so only where there is something to download
-    from polyad.serve.engine.arguments import model_folder
-
     return BaseModel.from_folder(model_folder(name), name)
 
 

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import signal
-from pathlib import Path
 from typing import Any
 
 import click
@@ -16,15 +15,14 @@ from polyad.serve.config import Settings
 
 
 @click.command(short_help="Turn feedback into new versions.")
-@click.argument("model", type=click.Path(exists=True, file_okay=False, path_type=Path), metavar="FOLDER")
-@click.option("--served-model-name", help="Name of the base model. Default: that of its folder.")
+@click.argument("model")
 @settings_flags
-def learn(model: Path, served_model_name: str | None, **flags: Any) -> None:
+def learn(model: str, **flags: Any) -> None:
     """Train the adapters whose policy says so, on the feedback that a server collects.
 
-    FOLDER holds the base model that the server serves. --state-dir (or --redis-url and --blobs) are the server's. Any
-    number of workers share the work; one that is killed loses nothing. It steps back for whatever else runs on the
-    machine, and computes with --learn-threads threads.
+    MODEL is the base model that the server serves: a folder, or a name on the Hugging Face hub. --state-dir (or
+    --redis-url and --blobs) are the server's. Any number of workers share the work; one that is killed loses nothing.
+    It steps back for whatever else runs on the machine, and computes with --learn-threads threads.
 
     \b
     Example:
@@ -37,7 +35,7 @@ def learn(model: Path, served_model_name: str | None, **flags: Any) -> None:
         logging.getLogger("polyad").addHandler(handler)
         progress("importing")
         try:
-            asyncio.run(_run(model, served_model_name or model.name, settings, progress))
+            asyncio.run(_run(model, settings, progress))
         except ConfigError as error:
             raise BadConfiguration(str(error)) from error
         except PolyadError as error:
@@ -46,11 +44,11 @@ def learn(model: Path, served_model_name: str | None, **flags: Any) -> None:
             raise Failure(f"{error}: training needs the extra `learn` (pip install 'polyad[learn]')") from error
 
 
-async def _run(model: Path, name: str, settings: Settings, progress: Progress) -> None:
+async def _run(model: str, settings: Settings, progress: Progress) -> None:
     # Only here: it takes seconds, and no other command needs it.
     from polyad.serve.learn.process import learn as work
 
-    task = asyncio.ensure_future(work(model, name, settings, progress))
+    task = asyncio.ensure_future(work(model, settings, progress))
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     try:

@@ -4,7 +4,6 @@ import logging
 import os
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import NoReturn
 
 import torch
@@ -151,16 +150,3 @@ def _enable_adapters(parsed: Namespace, settings: Settings) -> None:
     parsed.max_cpu_loras = settings.slots
     parsed.scheduler_cls = "polyad.serve.engine.scheduler.SlotScheduler"
     parsed.worker_extension_cls = "polyad.serve.engine.worker.AdapterWorker"
-
-
-def model_folder(model: str) -> Path:
-    """The local folder of a model: itself, or the hub's snapshot, downloaded if need be."""
-    if Path(model).is_dir():
-        return Path(model)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(model, ignore_patterns=["*.bin", "*.pt", "*.pth", "*.gguf", "original/*"]))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise ConfigError(f"model: got {model!r}, neither a folder nor a model that can be fetched: {error}") from error

@@ -4,9 +4,8 @@ import asyncio
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 
-from polyad.adapters_store.base_model import BaseModel
+from polyad.adapters_store.base_model import BaseModel, model_folder
 from polyad.adapters_store.blobs import BlobStore
 from polyad.adapters_store.feedback import FeedbackStore, Policies, Runs
 from polyad.adapters_store.registry import EmbeddedRedis, Registry, masked
@@ -18,12 +17,14 @@ _NICENESS = 10
 Report = Callable[[str], None]
 
 
-async def learn(folder: Path, name: str, settings: Settings, report: Report) -> None:
+async def learn(model: str, settings: Settings, report: Report) -> None:
     """Work for the server with these settings, until cancelled. Raises ConfigError, RegistryUnavailable."""
     # Requests come first wherever a server shares the machine.
     with suppress(OSError):
         os.nice(_NICENESS)
-    base = await asyncio.to_thread(BaseModel.from_folder, folder, name)
+    report(f"base model {model}")
+    folder = await asyncio.to_thread(model_folder, model)
+    base = await asyncio.to_thread(BaseModel.from_folder, folder, model)
     url, namespace = redis_url(settings), settings.registry_namespace
     registry = Registry(url, namespace)
     parts = FeedbackStore(url, namespace), Policies(url, namespace), Runs(url, namespace)
@@ -31,7 +32,7 @@ async def learn(folder: Path, name: str, settings: Settings, report: Report) -> 
     try:
         await registry.start()
         await blobs.start()
-        report(f"base model {name}, registry {masked(url)}")
+        report(f"base model {model}, registry {masked(url)}")
         await Worker(
             registry,
             blobs,

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PretrainedConfig
 from transformers.pytorch_utils import Conv1D
 
-from polyad.adapters_store.base_model import BaseModel
+from polyad.adapters_store.base_model import BaseModel, model_folder
 from polyad.adapters_store.errors import ConfigError, InvalidInput
 from tests.fixtures.tiny import Tiny
 
@@ -143,3 +143,11 @@ def test_unusable_folder(tmp_path: Path, content: str | None) -> None:
         (tmp_path / "config.json").write_text(content)
     with pytest.raises(ConfigError, match="model: "):
         BaseModel.from_folder(tmp_path, "base")
+
+
+def test_model_is_a_folder_or_says_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert model_folder(str(tmp_path)) == tmp_path
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for name in ("/no/such/folder", "nobody/has-this-model", "a b"):
+        with pytest.raises(ConfigError, match=f"model: got '{name}', neither a folder nor a model"):
+            model_folder(name)

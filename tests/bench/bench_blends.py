@@ -1,8 +1,8 @@
 """What blends cost: 64 requests with 64 weightings of four adapters, against 64 requests of one adapter.
 
 Rounds alternate on one server, so that all see the same machine; a figure is the median of the rounds' ratios. What a
-new composition takes is read from the worker process: its memory before and after thousands of compositions that it
-never saw, beside as many requests for one adapter.
+new composition takes is read from the worker process: its memory before and after rounds of compositions that it never
+saw, between rounds of as many requests for one adapter.
 """
 
 import argparse
@@ -25,7 +25,7 @@ ROUNDS = 5
 SLOTS = 12
 ADAPTERS = 12
 # Rounds of REQUESTS requests, each a composition of its own, whose memory is looked at.
-MEMORY_ROUNDS = 8
+MEMORY_ROUNDS = 9
 
 
 def mixtures(names: Sequence[str], count: int, seed: int) -> list[str]:
@@ -63,19 +63,24 @@ def ratios(url: str, cases: dict[str, list[str]], baseline: str) -> dict[str, fl
 
 
 def bytes_per_composition(url: str, names: Sequence[str], server: int) -> float:
-    """What the worker keeps for a composition beyond what as many requests for one adapter leave behind."""
+    """What the worker keeps for a composition beyond what as many requests for one adapter leave behind.
 
-    def growth(models: list[list[str]]) -> int:
+    Rounds alternate and the medians are compared: the allocator gives back, or takes, megabytes at times of its own.
+    """
+
+    def growth(models: list[str]) -> int:
         before = worker_memory(server)
-        for some in models:
-            throughput(url, some, REQUESTS, 1)
+        throughput(url, models, REQUESTS, 1)
         return worker_memory(server) - before
 
-    growth([[names[0]]] * MEMORY_ROUNDS)
-    plain = growth([[names[0]]] * MEMORY_ROUNDS)
-    blended = growth([mixtures(names[:4], REQUESTS, 1 + round_) for round_ in range(MEMORY_ROUNDS)])
-    print(f"worker memory grew by {plain} bytes with one adapter, by {blended} with {MEMORY_ROUNDS * REQUESTS} blends")
-    return max(0, blended - plain) / (MEMORY_ROUNDS * REQUESTS)
+    plain, blended = [], []
+    for round_ in range(MEMORY_ROUNDS):
+        plain.append(growth(names[:1]))
+        blended.append(growth(mixtures(names[:4], REQUESTS, 1 + round_)))
+    # The first of each is what the first requests of all leave behind.
+    typical, of_blends = statistics.median(plain[1:]), statistics.median(blended[1:])
+    print(f"a round of {REQUESTS} requests left {typical:g} bytes in the worker, one of new blends {of_blends:g}")
+    return max(0.0, of_blends - typical) / REQUESTS
 
 
 def main() -> None:

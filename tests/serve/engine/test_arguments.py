@@ -12,7 +12,7 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 from polyad.adapters_store.base_model import BaseModel
 from polyad.adapters_store.errors import ConfigError
 from polyad.serve.config import Settings
-from polyad.serve.engine.arguments import OURS, engine_arguments, model_folder, serve_arguments
+from polyad.serve.engine.arguments import OURS, engine_arguments, serve_arguments
 
 Parse = Callable[..., Any]
 
@@ -149,14 +149,6 @@ def test_settings_become_the_engines(parse: Parse, tiny_model: Path) -> None:
 def test_kernels_that_do_not_work_here_are_refused(parse: Parse) -> None:
     with pytest.raises(ConfigError, match=r"kernels: 'cpu' computes in .*, not in torch\.float16"):
         parse("--dtype", "float16", kernels="cpu")
-
-
-def test_model_is_a_folder_or_says_what_is_wrong(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert model_folder(str(tiny_model)) == tiny_model
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    for name in ("/no/such/folder", "nobody/has-this-model", "a b"):
-        with pytest.raises(ConfigError, match=f"model: got '{name}', neither a folder nor a model"):
-            model_folder(name)
 
 
 @pytest.mark.parametrize(("wide", "dtype"), [(True, "auto"), (False, "float32")])
