@@ -16,4 +16,4 @@ def native(name: str, *headers: str) -> Extension:
     )
 
 
-setup(ext_modules=[native("delta", "delta_kernel.h"), native("fusion", "fusion_kernel.h")])
+setup(ext_modules=[native(name, f"{name}_kernel.h") for name in ("delta", "fusion", "merging")])

@@ -69,6 +69,8 @@ def _low_rank_product(one: LowRank | None, other: LowRank | None) -> float:
 def _sparse_product(one: Sparse | None, other: Sparse | None) -> float:
     if one is None or other is None or not one.count or not other.count:
         return 0.0
+    if one.indices is other.indices:
+        return float(one.values.double() @ other.values.double())
     places = torch.searchsorted(other.indices, one.indices).clamp_(max=other.count - 1)
     shared = other.indices[places] == one.indices
     return float((one.values.double() * other.values[places].double() * shared).sum())

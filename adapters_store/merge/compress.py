@@ -15,6 +15,7 @@ from polyad.adapters_store.delta.sparse import index_dtype
 from polyad.adapters_store.errors import InvalidInput
 from polyad.adapters_store.merge.counter_random import normal, stream
 from polyad.adapters_store.merge.threshold import top_mask
+from polyad.kernels import merging
 
 _OVERSAMPLED = 16
 _POWER_STEPS = 2
@@ -66,7 +67,8 @@ class Compressed:
 
 def compress_dense(change_OI: torch.Tensor, rule: Compress | None, name: str) -> Compressed:
     """A matrix, float32; without a rule it becomes sparse, exactly."""
-    count = int(torch.count_nonzero(change_OI))
+    native = merging.takes(change_OI)
+    count = merging.count_nonzero(change_OI) if native else int(torch.count_nonzero(change_OI))
     if not count:
         return Compressed(None, None, 0.0)
     n = change_OI.numel()
@@ -104,10 +106,14 @@ def _recompressed(term: LowRank, *, rank: int) -> Compressed:
 
 def sparse_of(change_OI: torch.Tensor) -> Sparse | None:
     """The non-zero values of a matrix at their places; None if there are none."""
-    flat = change_OI.reshape(-1)
-    indices = flat.nonzero().flatten()
     shape = (change_OI.shape[0], change_OI.shape[1])
-    return Sparse(indices.to(index_dtype(shape)), flat[indices], shape) if len(indices) else None
+    if merging.takes(change_OI):
+        indices, values = merging.nonzero(change_OI, index_dtype(shape))
+    else:
+        flat = change_OI.reshape(-1)
+        places = flat.nonzero().flatten()
+        indices, values = places.to(index_dtype(shape)), flat[places]
+    return Sparse(indices, values, shape) if len(indices) else None
 
 
 def approximate(change_OI: torch.Tensor, rule: Compress, name: str) -> Compressed:

@@ -9,6 +9,8 @@ from typing import Literal
 
 import torch
 
+from polyad.kernels import merging
+
 _BLOCK = 2**17
 
 
@@ -20,7 +22,7 @@ class Election:
     """
 
     weighted: bool
-    divide: Literal["weights", "count", "none"]
+    divide: merging.Divide
     frequency: bool = False
     zero: Literal["positive", "majority"] = "positive"
 
@@ -42,6 +44,15 @@ def total(tasks: Sequence[torch.Tensor], weights: Sequence[float], divisor: floa
 def agreeing(tasks: Sequence[torch.Tensor], weights: Sequence[float], election: Election) -> torch.Tensor:
     """The mean of what agrees with the elected sign, element by element; zero where nothing does."""
     zero_is_positive = election.zero == "positive" or _mostly_positive(tasks)
+    if merging.takes(*tasks):
+        return merging.elect(
+            tasks,
+            weights,
+            divide=election.divide,
+            weighted=election.weighted and not election.frequency,
+            frequency=election.frequency,
+            zero_is_positive=zero_is_positive,
+        )
 
     def block(parts: list[torch.Tensor]) -> torch.Tensor:
         return _agreeing(parts, weights, election, zero_is_positive)

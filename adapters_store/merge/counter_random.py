@@ -33,7 +33,12 @@ def uniform(key: int, start: int, count: int, device: torch.device | None = None
 
 def keep(key: int, start: int, count: int, share: float, device: torch.device | None = None) -> torch.Tensor:
     """Whether each element is kept, with the probability `share` to within 2**-24; bool [count]."""
-    return _bits(key, start, count, device).lt(math.ceil(share * 2**_BITS))
+    return _bits(key, start, count, device).lt(limit(share))
+
+
+def limit(share: float) -> int:
+    """What the 24 bits of an element that is kept are below."""
+    return math.ceil(share * float(1 << _BITS))
 
 
 def normal(key: int, count: int) -> torch.Tensor:

@@ -4,8 +4,9 @@ from typing import Literal
 
 import torch
 
-from polyad.adapters_store.merge.counter_random import keep, uniform
+from polyad.adapters_store.merge.counter_random import keep, limit, uniform
 from polyad.adapters_store.merge.threshold import kth_largest, row_top_mask, top_mask
+from polyad.kernels import merging
 
 Rescale = Literal["none", "share", "l1"]
 
@@ -20,6 +21,8 @@ def magnitude(task: torch.Tensor, density: float, threshold: float | None = None
     if density >= 1:
         return task
     wanted = max(int(density * task.numel()), 1)
+    if merging.takes(task):
+        return merging.keep_band(task, 0, wanted)
     magnitudes = task.abs()
     found = kth_largest(magnitudes, wanted)
     if int(torch.count_nonzero(magnitudes >= found)) == wanted:
@@ -39,6 +42,8 @@ def random(task: torch.Tensor, density: float, key: int, rescale: Rescale) -> to
     """Keep each element with the probability `density` (DARE)."""
     if density >= 1:
         return task
+    if merging.takes(task):
+        return _scaled(task, density, *merging.drop(task, key, limit(density)), rescale)
     before = _l1(task) if rescale == "l1" else 0.0
     flat = task.view(-1)
     for start in range(0, len(flat), _BLOCK):
@@ -57,6 +62,8 @@ def outliers(task: torch.Tensor, kept: float, drop_top: float) -> torch.Tensor:
     dropped = min(int(drop_top * n), n - wanted)
     if wanted == n:
         return task
+    if merging.takes(task):
+        return merging.keep_band(task, dropped, wanted)
     magnitudes = task.abs()
     mask = top_mask(magnitudes, dropped + wanted)
     if dropped:
@@ -98,12 +105,14 @@ def ranked(task: torch.Tensor, density: float, epsilon: float, key: int, rescale
 
 
 def _rescaled(task: torch.Tensor, density: float, before: float, rescale: Rescale) -> torch.Tensor:
+    return _scaled(task, density, before, _l1(task) if rescale == "l1" else 0.0, rescale)
+
+
+def _scaled(task: torch.Tensor, density: float, before: float, after: float, rescale: Rescale) -> torch.Tensor:
     if rescale == "share":
         return task.div_(density)
-    if rescale == "l1":
-        after = _l1(task)
-        if before and after:
-            task.mul_(before / after)
+    if rescale == "l1" and before and after:
+        return task.mul_(before / after)
     return task
 
 

@@ -1,0 +1,156 @@
+// Passes over task vectors, for vectors of LANES floats. Included once per instruction set.
+
+#include "vector.h"
+
+static inline uint32_t magnitude_bits(float value) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, 4);
+    return bits & 0x7fffffff;
+}
+
+// The k-th largest magnitude (from 1) by its bits, which are in the order of the numbers: 11 bits, then 10, then 10,
+// each time among those that agree in all bits before.
+static Selected select(const float* values, int64_t n, int64_t k) {
+    // Two counters for each value, so that equal neighbours do not wait for each other.
+    std::vector<uint32_t> counts(4096);
+    for (int64_t i = 0; i + 1 < n; i += 2) {
+        ++counts[magnitude_bits(values[i]) >> 20];
+        ++counts[2048 + (magnitude_bits(values[i + 1]) >> 20)];
+    }
+    if (n % 2) ++counts[magnitude_bits(values[n - 1]) >> 20];
+    for (int place = 0; place < 2048; ++place) counts[place] += counts[2048 + place];
+    int64_t above = 0;
+    uint32_t found = 2047;
+    while (above + counts[found] < k) above += counts[found--];
+    std::vector<uint32_t> within(counts[found] + 1);
+    int64_t size = 0;
+    for (int64_t i = 0; size < counts[found]; ++i) {
+        const uint32_t bits = magnitude_bits(values[i]);
+        within[size] = bits;
+        size += bits >> 20 == found;
+    }
+    for (int shift : {10, 0}) {
+        std::fill(counts.begin(), counts.begin() + 1024, 0);
+        for (int64_t i = 0; i < size; ++i) ++counts[within[i] >> shift & 1023];
+        uint32_t digit = 1023;
+        while (above + counts[digit] < k) above += counts[digit--];
+        found = found << 10 | digit;
+        int64_t left = 0;
+        for (int64_t i = 0; i < size; ++i) {
+            const uint32_t bits = within[i];
+            within[left] = bits;
+            left += bits >> shift == found;
+        }
+        size = left;
+    }
+    return {found, above, size};
+}
+
+// Keep the magnitudes that come behind the `dropped` largest, `kept` of them; of equal ones, the first come first.
+static void keep_band(float* values, int64_t n, int64_t dropped, int64_t kept) {
+    const Selected low = select(values, n, dropped + kept);
+    Selected high{0x7fffffff, 0, 0};
+    if (dropped) high = select(values, n, dropped);
+    int64_t low_equal = dropped + kept - low.above, high_equal = dropped ? dropped - high.above : 0;
+    if (low_equal == low.equal && high_equal == high.equal) {
+        const uint32_t end = dropped ? high.bits : 0xffffffff;
+        int64_t i = 0;
+        for (; i + LANES <= n; i += LANES) {
+            const Words all = *(const Words*)(values + i), bits = all & 0x7fffffff;
+            *(Words*)(values + i) = all & (Words)(bits >= low.bits) & (Words)(bits < end);
+        }
+        for (; i < n; ++i) {
+            const uint32_t bits = magnitude_bits(values[i]);
+            if (bits < low.bits || bits >= end) values[i] = 0;
+        }
+        return;
+    }
+    for (int64_t i = 0; i < n; ++i) {
+        const uint32_t bits = magnitude_bits(values[i]);
+        const bool enough = bits > low.bits || (bits == low.bits && low_equal-- > 0);
+        const bool too_much = dropped && (bits > high.bits || (bits == high.bits && high_equal-- > 0));
+        if (!enough || too_much) values[i] = 0;
+    }
+}
+
+static inline uint64_t random_word(uint64_t key, uint64_t index) {
+    uint64_t z = key + (index + 1) * 0x9E3779B97F4A7C15u;
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
+    return z ^ (z >> 31);
+}
+
+// Keep each element whose 24 bits are below the limit (counter_random.py has the numbers); the sums of the magnitudes
+// before and after.
+static void drop(float* values, int64_t n, uint64_t key, uint32_t limit, double* sums) {
+    double before[2] = {}, after[2] = {};
+    auto one = [&](int64_t i, uint32_t bits) {
+        const float value = values[i], left = (bits & 0xffffff) < limit ? value : 0.0f;
+        before[i & 1] += std::fabs((double)value);
+        after[i & 1] += std::fabs((double)left);
+        values[i] = left;
+    };
+    for (int64_t i = 0; i + 1 < n; i += 2) {
+        const uint64_t word = random_word(key, (uint64_t)i / 2);
+        one(i, (uint32_t)word);
+        one(i + 1, (uint32_t)(word >> 32));
+    }
+    if (n % 2) one(n - 1, (uint32_t)random_word(key, (uint64_t)(n - 1) / 2));
+    sums[0] = before[0] + before[1];
+    sums[1] = after[0] + after[1];
+}
+
+// The mean of what agrees with the elected sign, of LANES elements.
+static inline Vector elected(const Ballot& ballot, const float* const* tasks, int64_t at) {
+    const Vector zero{}, one = zero + 1.0f;
+    Vector sum{}, divisor{};
+    for (int64_t t = 0; t < ballot.count; ++t) {
+        const Vector value = load(tasks[t] + at);
+        if (ballot.frequency) sum += value > zero ? one : value < zero ? -one : zero;
+        else sum += ballot.weighted ? value * ballot.weights[t] : value;
+    }
+    const Vector side = (ballot.zero_is_positive ? sum >= zero : sum > zero) ? one : -one;
+    sum = zero;
+    for (int64_t t = 0; t < ballot.count; ++t) {
+        const Vector value = load(tasks[t] + at) * side, weight = zero + ballot.weights[t];
+        sum += value > zero ? value * weight : zero;
+        divisor += value > zero ? ballot.divide == WEIGHTS ? weight : one : zero;
+    }
+    sum *= side;
+    return ballot.divide == NOTHING ? sum : sum / (divisor == zero ? one : divisor);
+}
+
+static void elect(const Ballot& ballot, int64_t n, float* out) {
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) store(out + i, elected(ballot, ballot.tasks, i));
+    if (i == n) return;
+    // The rest, as a vector whose end is zero.
+    std::vector<float> rest(ballot.count * LANES);
+    std::vector<const float*> tasks(ballot.count);
+    for (int64_t t = 0; t < ballot.count; ++t) {
+        tasks[t] = rest.data() + t * LANES;
+        std::copy(ballot.tasks[t] + i, ballot.tasks[t] + n, rest.data() + t * LANES);
+    }
+    float last[LANES];
+    store(last, elected(ballot, tasks.data(), 0));
+    std::copy(last, last + (n - i), out + i);
+}
+
+static int64_t count(const float* values, int64_t n) {
+    int64_t found = 0;
+    for (int64_t i = 0; i < n; ++i) found += values[i] != 0;
+    return found;
+}
+
+// The `found` values that are not zero, and where they are.
+template <class Index>
+static void gather(const float* values, int64_t found, Index* indices, float* out) {
+    int64_t c = 0;
+    for (int64_t i = 0; c < found; ++i) {
+        indices[c] = (Index)i;
+        out[c] = values[i];
+        c += values[i] != 0;
+    }
+}
+
+static const Passes PASSES = {select, keep_band, drop, elect, count, gather<int32_t>, gather<int64_t>};

@@ -1,0 +1,140 @@
+"""Native passes over task vectors, in every instruction set of this machine, against sorting and plain torch."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+
+from polyad.adapters_store.merge import consensus, counter_random, trim
+from polyad.adapters_store.merge.compress import sparse_of
+from polyad.kernels import _merging, merging
+
+SIZES = [1, 2, 7, 33, 4096, 50_001]
+
+
+def normal(size: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(size, generator=torch.Generator().manual_seed(seed))
+
+
+KINDS: dict[str, Callable[[int], torch.Tensor]] = {
+    "normal": normal,
+    "equal": lambda size: torch.full((size,), -2.0),
+    "few": lambda size: (normal(size) * 3).trunc(),
+    "zeros": lambda size: normal(size) * (normal(size, 1) > 1),
+    "heavy": lambda size: normal(size) ** 9,
+    "tiny": lambda size: normal(size) * 1e-39,  # not normalised
+}
+
+
+@pytest.fixture(params=[*_merging.supported()], autouse=True)
+def instructions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(merging, "LANES", _merging.supported()[request.param])
+
+
+@pytest.fixture
+def without(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], torch.Tensor]], torch.Tensor]:
+    """What torch gives where there is no native code."""
+
+    def computed(function: Callable[[], torch.Tensor]) -> torch.Tensor:
+        with monkeypatch.context() as patched:
+            patched.setattr(merging, "LANES", 0)
+            return function()
+
+    return computed
+
+
+def places(size: int) -> Iterator[int]:
+    yield from sorted({1, min(2, size), (size + 4) // 5, size})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", SIZES)
+def test_kth_largest_is_what_sorting_gives(kind: str, size: int) -> None:
+    values = KINDS[kind](size)
+    ordered = values.abs().sort(descending=True).values
+    for k in places(size):
+        assert merging.kth_largest(values, k) == float(ordered[k - 1])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", SIZES)
+def test_band_is_what_a_stable_sort_keeps(kind: str, size: int) -> None:
+    values = KINDS[kind](size)
+    order = values.abs().sort(descending=True, stable=True).indices
+    for dropped in (0, size // 100, size // 3):
+        for kept in places(size - dropped):
+            expected = torch.zeros_like(values)
+            chosen = order[dropped : dropped + kept]
+            expected[chosen] = values[chosen]
+            assert torch.equal(merging.keep_band(values.clone(), dropped, kept), expected)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("density", [0.0, 0.2, 1.0])
+def test_elements_are_dropped_by_their_numbers(size: int, density: float) -> None:
+    values, key = normal(size), counter_random.stream(3, "layers.0.q", size)
+    expected = values * counter_random.keep(key, 0, size, density)
+    before, after = merging.drop(dropped := values.clone(), key, counter_random.limit(density))
+    assert torch.equal(dropped, expected)
+    assert before == pytest.approx(float(values.double().abs().sum()), rel=1e-12)
+    assert after == pytest.approx(float(expected.double().abs().sum()), rel=1e-12)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("rescale", ["none", "share", "l1"])
+def test_dropping_and_rescaling_are_torchs(
+    without: Callable[..., torch.Tensor], size: int, rescale: trim.Rescale
+) -> None:
+    def dropped() -> torch.Tensor:
+        return trim.random(normal(size), 0.3, 12345, rescale)
+
+    torch.testing.assert_close(dropped(), without(dropped), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("rule", [consensus.WEIGHTED, consensus.COUNTED, consensus.PAPER])
+@pytest.mark.parametrize("frequency", [False, True])
+@pytest.mark.parametrize("divide", ["weights", "count", "none"])
+@pytest.mark.parametrize("size", SIZES)
+def test_election_is_torchs(
+    without: Callable[..., torch.Tensor],
+    rule: consensus.Election,
+    frequency: bool,
+    divide: merging.Divide,
+    size: int,
+) -> None:
+    election = consensus.Election(rule.weighted, divide, frequency, rule.zero)
+    # Whole numbers, so that sums of zero come about, and are zero in any order.
+    tasks = [(normal(size, seed) * 2).round() for seed in range(4)]
+
+    def agreed() -> torch.Tensor:
+        return consensus.agreeing([task.clone() for task in tasks], [1.0, 0.5, 2.0, -0.25], election)
+
+    torch.testing.assert_close(agreed(), without(agreed), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("wide", [False, True])
+def test_places_of_what_is_not_zero(kind: str, wide: bool) -> None:
+    values = KINDS[kind](5000)
+    indices, kept = merging.nonzero(values, torch.int64 if wide else torch.int32)
+    assert torch.equal(indices.long(), values.nonzero().flatten())
+    assert torch.equal(kept, values[indices.long()])
+    assert merging.count_nonzero(values) == len(indices)
+
+
+def test_a_matrix_of_zeros_has_no_sparse_form() -> None:
+    assert sparse_of(torch.zeros(3, 4)) is None
+
+
+def test_what_it_cannot_take_is_left_to_torch() -> None:
+    whole = normal(64).view(8, 8)
+    assert merging.takes(whole, whole)
+    assert not merging.takes(whole.t())
+    assert not merging.takes(whole, whole.double())
+
+
+def test_lanes_that_are_not_there_are_refused() -> None:
+    with pytest.raises(ValueError, match="no instruction set with 3 lanes"):
+        _merging.count(3, 0, 0)
+    with pytest.raises(TypeError, match="takes 3 integers"):
+        _merging.count(3, 0)  # type: ignore[call-arg]
