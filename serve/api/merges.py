@@ -130,6 +130,10 @@ def merges_router(service: MergeService, compositions: CompositionService) -> AP
     async def show_merge(own: Mine, id: MergeId) -> MergeOut:
         return MergeOut.from_job(await own.job(id))
 
+    @router.delete("/{id}", summary="End a merge that is being computed", dependencies=[Publisher])
+    async def cancel_merge(own: Mine, id: MergeId) -> MergeOut:
+        return MergeOut.from_job(await own.cancel(id))
+
     return router
 
 

@@ -13,6 +13,8 @@ from polyad.proto import (
     adapters_pb2_grpc,
     inference_pb2,
     inference_pb2_grpc,
+    merges_pb2,
+    merges_pb2_grpc,
     open_inference_pb2,
     open_inference_pb2_grpc,
 )
@@ -21,6 +23,7 @@ from polyad.serve.config import MIB, Settings
 from polyad.serve.engine.generation import Generation
 from polyad.serve.rpc.adapters import AdaptersServicer
 from polyad.serve.rpc.inference import Generator, InferenceServicer
+from polyad.serve.rpc.merges import MergesServicer
 from polyad.serve.rpc.open_inference import OpenInferenceServicer
 from polyad.serve.rpc.parsing import Parsing
 from polyad.serve.service import Services
@@ -39,6 +42,7 @@ _WATCH_S = 0.2
 _NAMES = (
     inference_pb2.DESCRIPTOR.services_by_name["Inference"].full_name,
     adapters_pb2.DESCRIPTOR.services_by_name["Adapters"].full_name,
+    merges_pb2.DESCRIPTOR.services_by_name["Merges"].full_name,
     open_inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name,
 )
 
@@ -64,6 +68,7 @@ class RpcServer:
         inference_pb2_grpc.add_InferenceServicer_to_server(InferenceServicer(services, generator), self._server)
         adapters = AdaptersServicer(services, settings.max_adapter_bytes)
         adapters_pb2_grpc.add_AdaptersServicer_to_server(adapters, self._server)
+        merges_pb2_grpc.add_MergesServicer_to_server(MergesServicer(services), self._server)
         open_inference = OpenInferenceServicer(services, generator, resolver)
         open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(open_inference, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)

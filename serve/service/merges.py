@@ -125,6 +125,20 @@ class MergeService:
             return Job(recipe, local.text if local else "", time.time(), "failed", error=failure)
         raise UnknownMerge("merge", recipe, "was not asked for, or its result was evicted")
 
+    async def cancel(self, recipe: str) -> Job:
+        """End a merge that is computed here; who waits for it gets MergeFailed.
+
+        Raises UnknownMerge, Conflict for one that has ended or that another server computes.
+        """
+        job = await self.job(recipe)
+        task = self._running.get((self.tenant, recipe))
+        if task is None:
+            state = "is computed by another server: cancel it there" if job.active else "has ended"
+            raise Conflict("merge", f"{recipe} {state}")
+        task.cancel()
+        await asyncio.wait([task])
+        return self._jobs[self.tenant, recipe]
+
     async def jobs(self) -> list[Job]:
         """What is computed here now, then every result of the tenant, the last used first."""
         active = [job for (tenant, _), job in self._jobs.items() if tenant == self.tenant and job.active]
@@ -143,14 +157,14 @@ class MergeService:
             try:
                 return self.resolver.draft(expression, "expression")
             except MissingMerge as missing:
-                await asyncio.shield(self._task(missing.draft))
+                await _outcome(self._task(missing.draft))
         raise MergePending("expression: changes faster than it can be merged")
 
     async def _wait(self, draft: MergeDraft, deadline: float) -> None:
         task = self._task(draft)
         try:
             async with asyncio.timeout(deadline - time.monotonic()):
-                await asyncio.shield(task)
+                await _outcome(task)
         except TimeoutError as error:
             job = self._jobs[self._key(draft)]
             how_far = f"{job.done} of {job.of} modules" if job.of else "waiting"
@@ -252,7 +266,7 @@ class MergeService:
 
     async def _save_when_done(self, draft: MergeDraft, job: Job, saved: Saved) -> None:
         try:
-            job.version = await self._save(await asyncio.shield(self._task(draft)), draft, saved)
+            job.version = await self._save(await _outcome(self._task(draft)), draft, saved)
         except PolyadError as error:
             job.status, job.error = "failed", str(error)
 
@@ -273,6 +287,16 @@ class MergeService:
             [saved.alias] if saved.alias else [],
         )
         return version
+
+
+async def _outcome(task: "asyncio.Task[MergeEntry]") -> MergeEntry:
+    """What a merge comes to, which goes on if whoever waits leaves. Raises MergeFailed if it was cancelled itself."""
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        if task.cancelled():
+            raise MergeFailed("merge: it was cancelled") from None
+        raise
 
 
 def _id_of(version: MergedVersion) -> str:

@@ -54,6 +54,7 @@ CHANGING = [
     ("PUT", "/v1/public/compositions/none"),
     ("DELETE", "/v1/public/compositions/none"),
     ("POST", "/v1/merges"),
+    ("DELETE", "/v1/merges/none"),
     ("DELETE", "/v1/feedback/users/none"),
     ("PUT", "/v1/adapters/none/policy"),
     ("POST", "/v1/runs"),

@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 import pytest
 
-from polyad.proto import adapters_pb2, adapters_pb2_grpc, inference_pb2_grpc, open_inference_pb2_grpc
+from polyad.proto import adapters_pb2, adapters_pb2_grpc, inference_pb2_grpc, merges_pb2_grpc, open_inference_pb2_grpc
 from polyad.serve.service import current_caller
 from tests.serve.api.conftest import ADMIN_KEY, API_KEY, Face, new_face, tiny_base
 
@@ -46,6 +46,7 @@ class Client:
         self.metadata = [("authorization", f"Bearer {key}")] if key else []
         self.inference = inference_pb2_grpc.InferenceStub(channel)
         self.adapters = adapters_pb2_grpc.AdaptersStub(channel)
+        self.merges = merges_pb2_grpc.MergesStub(channel)
         self.open_inference = open_inference_pb2_grpc.GRPCInferenceServiceStub(channel)
 
     def call(self, method: Any, request: Any, timeout: float = 20) -> Any:

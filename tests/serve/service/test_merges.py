@@ -163,6 +163,28 @@ async def test_who_waits_too_long_is_told_the_job(make: Make, adapters: dict[str
     assert runs(service) == 1
 
 
+async def test_a_cancelled_merge_fails_who_waits_and_can_be_asked_for_again(
+    make: Make, adapters: dict[str, Version]
+) -> None:
+    service, other = await make(), await make()
+    go = hold(service)
+    waiting = asyncio.create_task(service.prepare(MODEL))
+    id = service.resolver.draft(parse(MODEL), "x").id
+    while [job.status for job in await service.jobs()] != ["running"]:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    with pytest.raises(Conflict, match="by another server"):
+        await other.cancel(id)
+    cancelled = await service.cancel(id)
+    assert (cancelled.status, cancelled.error) == ("failed", "it was cancelled")
+    with pytest.raises(MergeFailed, match="it was cancelled"):
+        await waiting
+    go.set()
+    await other.prepare(MODEL)
+    assert (await service.job(id)).status == "done"
+    with pytest.raises(Conflict, match="has ended"):
+        await service.cancel(id)
+
+
 async def test_a_failure_is_told_and_not_tried_again(make: Make, adapters: dict[str, Version]) -> None:
     service, other = await make(retry_s=1.5), await make()
     service.results.process = Broken()
