@@ -42,7 +42,7 @@ POLICY: dict[str, Any] = {
     "settings": {
         "data": {"held_out": 0.25, "replay_ratio": 0.5},
         # Larger than the default: the model is small, and so is the time.
-        "train": {"learning_rate": 2e-3, "epochs": 3, "batch": 8, "max_length": 256},
+        "train": {"learning_rate": 2e-3, "epochs": 2, "batch": 8, "max_length": 256},
         "gate": {"min_held_out": 6},
     },
 }
@@ -107,7 +107,7 @@ class Users:
 def interval(right: int, count: int, z: float = 1.96) -> tuple[float, float]:
     share, spread = right / count, z * z / count
     middle, half = share + spread / 2, z * math.sqrt(share * (1 - share) / count + spread / (4 * count))
-    return (middle - half) / (1 + spread), (middle + half) / (1 + spread)
+    return max(0.0, (middle - half) / (1 + spread)), min(1.0, (middle + half) / (1 + spread))
 
 
 def push_beginning(users: Users, base: BaseModel) -> None:
@@ -159,8 +159,8 @@ def tell(label: str, right: int, low: float, high: float, count: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--events", type=int, default=48, help="events that begin a run")
-    parser.add_argument("--questions", type=int, default=60, help="of the examination")
+    parser.add_argument("--events", type=int, default=32, help="events that begin a run")
+    parser.add_argument("--questions", type=int, default=40, help="of the examination")
     parser.add_argument("--cache", type=Path, default=Path(".cache/base-models"))
     arguments = parser.parse_args()
     import reasoning_gym

@@ -120,7 +120,7 @@ class Course:
         policy: Policy,
     ) -> Run:
         run = reins.run
-        dataset, poison = await asyncio.to_thread(bench.dataset, queued, interactions, memory)
+        dataset, poison = await reins.thread(bench.dataset, queued, interactions, memory)
         await self._runs.keep_decisions(run, [decision.model_dump() for decision in dataset.decisions])
         counts = {"taken": len(queued), "poison": len(poison)}
         run = run.model_copy(
@@ -132,7 +132,7 @@ class Course:
         run = reins.run = await self._enter(lease, run, "training")
         candidate, run = await self._train(bench, reins, dataset)
         run = reins.run = await self._enter(lease, run, "gating", candidate=candidate)
-        verdict = await asyncio.to_thread(
+        verdict = await reins.thread(
             bench.judge, self._folder / run.id / CANDIDATE, dataset.held_out, lambda _: reins.check()
         )
         reins.run = await self._judged(lease, run, verdict, policy, poison)
@@ -144,7 +144,7 @@ class Course:
         folder.mkdir(parents=True, exist_ok=True)
         began = time.monotonic()
         async with reins.training():
-            digest, curve = await asyncio.to_thread(bench.train, dataset, run.parent or 0, folder, reins.watch)
+            digest, curve = await reins.thread(bench.train, dataset, run.parent or 0, folder, reins.watch)
         await self._blobs.put(folder / CANDIDATE, digest)
         metrics = {"train_s": round(time.monotonic() - began, 3), "first_loss": curve[0][1], "last_loss": curve[-1][1]}
         steps = {"step": len(curve), "steps": len(curve), "curve": thinned(curve)}

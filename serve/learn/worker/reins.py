@@ -5,11 +5,14 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from typing import Any, TypeVar
 
 from polyad.adapters_store.errors import RegistryUnavailable
 from polyad.adapters_store.feedback import Fenced, Lease, Run, Runs
 
 logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 _BEATS = 4
 _MOST_CURVE = 500
@@ -61,6 +64,16 @@ class Reins:
 
     def stop(self, reason: Exception) -> None:
         self._stop = reason
+
+    async def thread(self, work: Callable[..., Result], *arguments: Any) -> Result:
+        """Work in a thread. When this is cancelled, so is the work, and it has ended when this ends."""
+        running = asyncio.ensure_future(asyncio.to_thread(work, *arguments))
+        try:
+            return await asyncio.shield(running)
+        except asyncio.CancelledError:
+            self.stop(Cancelled("the worker ends"))
+            await asyncio.gather(running, return_exceptions=True)
+            raise
 
     def _progressed(self) -> Run:
         changes = {"step": self._step[0], "steps": self._step[1], "curve": thinned(self._curve), "changed": time.time()}

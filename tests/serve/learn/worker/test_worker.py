@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -118,28 +120,53 @@ async def test_poison_goes_to_the_dead_letters(parts: Learning) -> None:
     assert (await parts.last_run()).events["poison"] == 1
 
 
-async def test_a_run_can_be_cancelled_while_it_trains(parts: Learning, monkeypatch: pytest.MonkeyPatch) -> None:
-    await parts.give(24)
-    started = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    step = Trainer._step
+@dataclass
+class Steps:
+    """Steps of a training that is slowed down."""
+
+    begun: asyncio.Event
+    count: int = 0
+
+
+@pytest.fixture
+async def steps(monkeypatch: pytest.MonkeyPatch) -> Steps:
+    found, loop, step = Steps(asyncio.Event()), asyncio.get_running_loop(), Trainer._step
 
     def slow(self: Trainer, *arguments: Any) -> float:
-        loop.call_soon_threadsafe(started.set)
-        import time
-
-        time.sleep(0.3)
+        found.count += 1
+        loop.call_soon_threadsafe(found.begun.set)
+        time.sleep(0.1)
         return step(self, *arguments)
 
     monkeypatch.setattr(Trainer, "_step", slow)
+    return found
+
+
+async def test_a_run_can_be_cancelled_while_it_trains(parts: Learning, steps: Steps) -> None:
+    await parts.give(24)
     task = asyncio.create_task(parts.worker(lease_s=1.0).look())
-    await started.wait()
+    await steps.begun.wait()
     await parts.runs.cancel(await parts.last_run())
     await task
     run = await parts.last_run()
     assert run.state == "cancelled"
     assert (await parts.store.waiting(TENANT, ADAPTER))[0] == 24
     assert list(parts.registry.snapshot.adapter(TENANT, ADAPTER).versions) == [1]
+
+
+async def test_a_worker_that_is_told_to_end_does_and_another_goes_on(parts: Learning, steps: Steps) -> None:
+    await parts.give(24)
+    task = asyncio.create_task(parts.worker().look())
+    await steps.begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    trained = steps.count
+    await asyncio.sleep(0.7)
+    assert steps.count == trained
+    assert (await parts.last_run()).state == "training"
+    await parts.worker().look()
+    assert (await parts.last_run()).state == "published"
 
 
 async def test_a_training_that_fails_says_why_and_frees_the_events(parts: Learning) -> None:
