@@ -54,7 +54,7 @@ def checked_weight(change: ModuleDelta, weight: torch.Tensor | None) -> torch.Te
 
 
 def _low_rank(term: LowRank, dtype: torch.dtype) -> torch.Tensor:
-    return (term.b.to(dtype) @ term.a.to(dtype)) * term.scale
+    return (term.b.to(dtype) * term.scale) @ term.a.to(dtype)
 
 
 def _sparse(term: Sparse, dtype: torch.dtype) -> torch.Tensor:

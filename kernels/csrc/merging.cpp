@@ -9,6 +9,8 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <functional>
+#include <memory>
 #include <vector>
 
 #include "number.h"
@@ -19,6 +21,12 @@ struct Selected {
     uint32_t bits;         // of the magnitude
     int64_t above, equal;  // how many are larger, how many are this
 };
+
+// Bits of magnitudes.
+struct Bracket {
+    uint32_t low, high;
+};
+constexpr Bracket EVERYTHING{0, 0x7fffffff};
 
 enum Divide { NOTHING, WEIGHTS, COUNT };
 

@@ -8,33 +8,37 @@ static inline uint32_t magnitude_bits(float value) {
     return bits & 0x7fffffff;
 }
 
-// The k-th largest magnitude (from 1) by its bits, which are in the order of the numbers: 11 bits, then 10, then 10,
-// each time among those that agree in all bits before.
-static Selected select(const float* values, int64_t n, int64_t k) {
-    // Two counters for each value, so that equal neighbours do not wait for each other.
-    std::vector<uint32_t> counts(4096);
-    for (int64_t i = 0; i + 1 < n; i += 2) {
-        ++counts[magnitude_bits(values[i]) >> 20];
-        ++counts[2048 + (magnitude_bits(values[i + 1]) >> 20)];
-    }
-    if (n % 2) ++counts[magnitude_bits(values[n - 1]) >> 20];
-    for (int place = 0; place < 2048; ++place) counts[place] += counts[2048 + place];
-    int64_t above = 0;
-    uint32_t found = 2047;
-    while (above + counts[found] < k) above += counts[found--];
-    std::vector<uint32_t> within(counts[found] + 1);
-    int64_t size = 0;
-    for (int64_t i = 0; size < counts[found]; ++i) {
-        const uint32_t bits = magnitude_bits(values[i]);
-        within[size] = bits;
-        size += bits >> 20 == found;
-    }
-    for (int shift : {10, 0}) {
-        std::fill(counts.begin(), counts.begin() + 1024, 0);
-        for (int64_t i = 0; i < size; ++i) ++counts[within[i] >> shift & 1023];
-        uint32_t digit = 1023;
+// Two magnitudes that the k-th largest very probably lies between, those included: of every 64th, a rank four standard
+// deviations to either side of the one that is looked for.
+static Bracket bracket(const float* values, int64_t n, int64_t k) {
+    constexpr int64_t STEP = 64;
+    std::vector<uint32_t> sample;
+    sample.reserve(n / STEP + 1);
+    for (int64_t i = 0; i < n; i += STEP) sample.push_back(magnitude_bits(values[i]));
+    const int64_t size = sample.size(), middle = (int64_t)((double)k / n * size);
+    const int64_t width = 2 * (int64_t)std::sqrt((double)size) + 2;
+    auto ranked = [&](int64_t rank) {
+        std::nth_element(sample.begin(), sample.begin() + rank, sample.end(), std::greater<uint32_t>());
+        return sample[rank];
+    };
+    Bracket found = EVERYTHING;
+    if (middle >= width) found.high = ranked(middle - width);
+    if (middle + width < size) found.low = ranked(middle + width);
+    return found;
+}
+
+// The k-th largest magnitude (from 1) among `within`, which `above` others are larger than, by their bits, which are in
+// the order of the numbers: 11 of them, then 10, then 10, each time among those that agree in all bits before.
+static Selected by_digits(uint32_t* within, int64_t size, int64_t above, int64_t k) {
+    std::vector<uint32_t> counts(2048);
+    uint32_t found = 0;
+    for (int shift : {20, 10, 0}) {
+        std::fill(counts.begin(), counts.end(), 0);
+        const uint32_t mask = shift == 20 ? 2047 : 1023;
+        for (int64_t i = 0; i < size; ++i) ++counts[within[i] >> shift & mask];
+        uint32_t digit = mask;
         while (above + counts[digit] < k) above += counts[digit--];
-        found = found << 10 | digit;
+        found = shift == 20 ? digit : found << 10 | digit;
         int64_t left = 0;
         for (int64_t i = 0; i < size; ++i) {
             const uint32_t bits = within[i];
@@ -44,6 +48,22 @@ static Selected select(const float* values, int64_t n, int64_t k) {
         size = left;
     }
     return {found, above, size};
+}
+
+// Exact, whatever the sample was like: where it misled, everything is looked at.
+static Selected select(const float* values, int64_t n, int64_t k) {
+    const std::unique_ptr<uint32_t[]> within(new uint32_t[n]);
+    for (const Bracket& range : {n < 65536 ? EVERYTHING : bracket(values, n, k), EVERYTHING}) {
+        int64_t above = 0, size = 0;
+        for (int64_t i = 0; i < n; ++i) {
+            const uint32_t bits = magnitude_bits(values[i]);
+            within[size] = bits;
+            above += bits > range.high;
+            size += bits - range.low <= range.high - range.low;
+        }
+        if (above < k && k <= above + size) return by_digits(within.get(), size, above, k);
+    }
+    return {0, 0, 0};
 }
 
 // Keep the magnitudes that come behind the `dropped` largest, `kept` of them; of equal ones, the first come first.

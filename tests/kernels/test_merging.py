@@ -9,7 +9,7 @@ from polyad.adapters_store.merge import consensus, counter_random, trim
 from polyad.adapters_store.merge.compress import sparse_of
 from polyad.kernels import _merging, merging
 
-SIZES = [1, 2, 7, 33, 4096, 50_001]
+SIZES = [1, 2, 7, 33, 4096, 100_001]
 
 
 def normal(size: int, seed: int = 0) -> torch.Tensor:
@@ -23,6 +23,8 @@ KINDS: dict[str, Callable[[int], torch.Tensor]] = {
     "zeros": lambda size: normal(size) * (normal(size, 1) > 1),
     "heavy": lambda size: normal(size) ** 9,
     "tiny": lambda size: normal(size) * 1e-39,  # not normalised
+    # Large where a sample of every 64th looks, and only there.
+    "misleading": lambda size: normal(size) * (1 + 99 * (torch.arange(size) % 64 == 0)),
 }
 
 
