@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from polyad.adapters_store.admission import Limits
 from polyad.adapters_store.base_model import BaseModel, model_folder
 from polyad.adapters_store.blobs import BlobStore
+from polyad.adapters_store.ending import end
 from polyad.adapters_store.errors import ConfigError, NotFound
 from polyad.adapters_store.names import PUBLIC
 from polyad.adapters_store.registry import Change, EmbeddedRedis, Event, MergedVersion, Registry, Version, masked
@@ -180,7 +181,7 @@ class Server:
             await merges.close()
             await fleet.stop()
             await supervisor.stop(settings.drain_s)
-            sharing.cancel()
+            await end(sharing)
 
     async def _answer(self, listener: socket.socket, services: Services, resolver: Resolver) -> None:
         url = f"http://{self.settings.host}:{listener.getsockname()[1]}"

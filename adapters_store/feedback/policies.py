@@ -1,9 +1,9 @@
 """How each adapter learns: in Redis, and in memory for those who ask at every request."""
 
 import asyncio
-import contextlib
 import logging
 
+from polyad.adapters_store.ending import end
 from polyad.adapters_store.errors import RegistryUnavailable
 from polyad.adapters_store.feedback.keys import Keys
 from polyad.adapters_store.feedback.records import Policy
@@ -33,9 +33,7 @@ class Policies:
 
     async def close(self) -> None:
         if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await end(self._task)
             self._task = None
         await self._redis.close()
 

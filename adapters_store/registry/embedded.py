@@ -14,6 +14,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from polyad.adapters_store.ending import end
 from polyad.adapters_store.errors import ConfigError
 from polyad.adapters_store.registry.binary import find_binary
 from polyad.adapters_store.registry.folder import Folder
@@ -68,9 +69,7 @@ class EmbeddedRedis:
     async def stop(self) -> None:
         if self._watcher is None:
             return
-        self._watcher.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._watcher
+        await end(self._watcher)
         self._watcher = None
         await self._end()
         self._folder.release()

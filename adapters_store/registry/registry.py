@@ -1,13 +1,13 @@
 """The registry: which adapters, versions, aliases, saved compositions and keys exist, for all servers on one Redis."""
 
 import asyncio
-import contextlib
 import json
 import time
 from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Any, Final
 
+from polyad.adapters_store.ending import end
 from polyad.adapters_store.errors import (
     AliasMoved,
     CompositionChanged,
@@ -79,9 +79,7 @@ class Registry:
 
     async def close(self) -> None:
         if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await end(self._task)
             self._task = None
         self._tail.live = False
         await self._store.close()

@@ -36,9 +36,7 @@ class Tail:
 
     async def run(self) -> None:
         delay_s = FIRST_DELAY_S
-        task = asyncio.current_task()
-        # Not `while True`: a library below that swallows a cancel must not keep this task alive.
-        while task is None or not task.cancelling():
+        while True:
             try:
                 if not self.live:
                     await self.load()

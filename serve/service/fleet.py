@@ -9,6 +9,7 @@ from contextlib import suppress
 from importlib.metadata import version as installed_version
 from typing import Protocol
 
+from polyad.adapters_store.ending import end
 from polyad.adapters_store.errors import RegistryUnavailable
 from polyad.adapters_store.registry import Held, Registry, Replica, Replicas, Sighting, Version
 
@@ -67,9 +68,7 @@ class Fleet:
     async def stop(self) -> None:
         """Leave the fleet."""
         if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+            await end(self._task)
         with suppress(RegistryUnavailable, TimeoutError):
             async with asyncio.timeout(_ANSWER_S):
                 await self._replicas.leave(self.id)

@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 
+from polyad.adapters_store.ending import end
 from polyad.adapters_store.errors import (
     Conflict,
     InvalidName,
@@ -135,8 +136,8 @@ class MergeService:
         if task is None:
             state = "is computed by another server: cancel it there" if job.active else "has ended"
             raise Conflict("merge", f"{recipe} {state}")
-        task.cancel()
-        await asyncio.wait([task])
+        with suppress(MergeFailed):
+            await end(task)
         return self._jobs[self.tenant, recipe]
 
     async def jobs(self) -> list[Job]:
@@ -148,9 +149,7 @@ class MergeService:
     async def close(self) -> None:
         """Stop what is being computed; nothing of it is left."""
         tasks = [*self._running.values(), *self._finishing]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*map(end, tasks), return_exceptions=True)
 
     async def _draft(self, expression: Expression) -> MergeDraft:
         for _ in range(_ROUNDS):
@@ -244,7 +243,7 @@ class MergeService:
             await ledger.fail(self.tenant, draft.id, str(error), self.limits.retry_s)
             raise
         finally:
-            renewing.cancel()
+            await end(renewing)
             with suppress(RegistryUnavailable):
                 await ledger.release(self.tenant, draft.id, token)
 

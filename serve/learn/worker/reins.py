@@ -4,9 +4,10 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
+from polyad.adapters_store.ending import end
 from polyad.adapters_store.errors import RegistryUnavailable
 from polyad.adapters_store.feedback import Fenced, Lease, Run, Runs
 
@@ -90,9 +91,7 @@ async def held(
     try:
         yield reins
     finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+        await end(task)
 
 
 async def _keep(runs: Runs, lease: Lease, reins: Reins, lease_s: float, report: Callable[[str], None]) -> None:
