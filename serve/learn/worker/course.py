@@ -65,6 +65,11 @@ class Course:
             return await self._end(lease, self._latest, "cancelled", str(error), Ending())
         except _ENDS as error:
             return await self._fail(lease, self._latest, f"{type(error).__name__}: {error}")
+        except asyncio.CancelledError:
+            # Whoever runs the worker ends it: that is no failed attempt.
+            if self._latest.attempts > run.attempts:
+                await self._runs.save(lease, self._latest.model_copy(update={"attempts": run.attempts}))
+            raise
 
     async def _attempt(self, lease: Lease, run: Run, policy: Policy) -> Run:
         if run.attempts >= MAX_ATTEMPTS:

@@ -164,7 +164,8 @@ async def test_a_worker_that_is_told_to_end_does_and_another_goes_on(parts: Lear
     trained = steps.count
     await asyncio.sleep(0.7)
     assert steps.count == trained
-    assert (await parts.last_run()).state == "training"
+    run = await parts.last_run()
+    assert (run.state, run.attempts) == ("training", 0)
     await parts.worker().look()
     assert (await parts.last_run()).state == "published"
 
