@@ -58,6 +58,8 @@ class DemoServer:
             start_new_session=True,
         )
         threading.Thread(target=self._listen, daemon=True).start()
+        # Or a demo that is ended would leave its server behind.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
