@@ -8,7 +8,7 @@ def native(name: str, *headers: str) -> Extension:
     return Extension(
         f"polyad.kernels._{name}",
         [f"kernels/csrc/{name}.cpp"],
-        depends=[f"kernels/csrc/{header}" for header in ("number.h", "vector.h", *headers)],
+        depends=[f"kernels/csrc/{header}" for header in ("instruction_set.h", "number.h", "vector.h", *headers)],
         language="c++",
         extra_compile_args=["-O3", "-g0", "-std=c++17", "-fopenmp", "-fvisibility=hidden"],
         extra_link_args=["-fopenmp"],

@@ -12,6 +12,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "instruction_set.h"
 #include "number.h"
 
 namespace {
@@ -63,8 +64,7 @@ struct Scratch {
     std::vector<float> x, v, xt;
 };
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#define POLYAD_X86 1
+#ifdef POLYAD_X86
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma")
 namespace avx512 {
@@ -85,44 +85,9 @@ constexpr int LANES = 4, TILE = 4;
 #include "delta_kernel.h"
 }  // namespace portable
 
-struct Variant {
-    const char* name;
-    int lanes;
-    void (*run)(const Layer&, const Call&, Scratch&);
-    bool supported;
-};
+const Variants<void (*)(const Layer&, const Call&, Scratch&)> VARIANTS = POLYAD_VARIANTS(run);
 
-std::vector<Variant> variants() {
-    std::vector<Variant> found;
-#ifdef POLYAD_X86
-    __builtin_cpu_init();
-    const bool wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-    found.push_back({"avx512", avx512::LANES, avx512::run, wide});
-    const bool fused = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    found.push_back({"avx2", avx2::LANES, avx2::run, fused});
-#endif
-    found.push_back({"portable", portable::LANES, portable::run, true});
-    return found;
-}
-
-const std::vector<Variant> VARIANTS = variants();
-
-PyObject* supported(PyObject*, PyObject*) {
-    PyObject* result = PyDict_New();
-    if (!result) return nullptr;
-    for (const Variant& variant : VARIANTS) {
-        if (!variant.supported) continue;
-        PyObject* lanes = PyLong_FromLong(variant.lanes);
-        if (!lanes || PyDict_SetItemString(result, variant.name, lanes)) {
-            Py_XDECREF(lanes);
-            Py_DECREF(result);
-            return nullptr;
-        }
-        Py_DECREF(lanes);
-    }
-    return result;
-}
+PyObject* supported(PyObject*, PyObject*) { return supported_of(VARIANTS); }
 
 // apply(lanes, layer, slots, groups, group count, tokens, y, y stride, x, x stride, base bias)
 PyObject* apply(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
@@ -135,18 +100,15 @@ PyObject* apply(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
         value[i] = PyLong_AsLongLong(arguments[i]);
         if (value[i] == -1 && PyErr_Occurred()) return nullptr;
     }
-    for (const Variant& variant : VARIANTS) {
-        if (variant.lanes != value[0] || !variant.supported) continue;
-        const Layer layer((const int64_t*)value[1], (const int64_t*)value[2]);
-        const Call call{(const int64_t*)value[3], value[4], value[5], (void*)value[6], value[7],
-                        (const void*)value[8], value[9], (const float*)value[10]};
-        static thread_local Scratch scratch;
-        Py_BEGIN_ALLOW_THREADS variant.run(layer, call, scratch);
-        Py_END_ALLOW_THREADS
-        Py_RETURN_NONE;
-    }
-    PyErr_Format(PyExc_ValueError, "no instruction set with %lld lanes here", (long long)value[0]);
-    return nullptr;
+    const auto* run = with_lanes(VARIANTS, value[0]);
+    if (!run) return nullptr;
+    const Layer layer((const int64_t*)value[1], (const int64_t*)value[2]);
+    const Call call{(const int64_t*)value[3], value[4], value[5], (void*)value[6], value[7],
+                    (const void*)value[8], value[9], (const float*)value[10]};
+    static thread_local Scratch scratch;
+    Py_BEGIN_ALLOW_THREADS (*run)(layer, call, scratch);
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
 }
 
 PyMethodDef METHODS[] = {

@@ -13,6 +13,7 @@
 #include <limits>
 #include <vector>
 
+#include "instruction_set.h"
 #include "number.h"
 
 #if defined(__x86_64__)
@@ -42,8 +43,7 @@ class TinyIsZero {
 #endif
 };
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#define POLYAD_X86 1
+#ifdef POLYAD_X86
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma")
 namespace avx512 {
@@ -64,44 +64,9 @@ constexpr int LANES = 4;
 #include "fusion_kernel.h"
 }  // namespace portable
 
-struct Variant {
-    const char* name;
-    int lanes;
-    void (*run)(const int64_t*, int64_t, int64_t, bool);
-    bool supported;
-};
+const Variants<void (*)(const int64_t*, int64_t, int64_t, bool)> VARIANTS = POLYAD_VARIANTS(run);
 
-std::vector<Variant> variants() {
-    std::vector<Variant> found;
-#ifdef POLYAD_X86
-    __builtin_cpu_init();
-    const bool wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-    found.push_back({"avx512", avx512::LANES, avx512::run, wide});
-    const bool fused = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    found.push_back({"avx2", avx2::LANES, avx2::run, fused});
-#endif
-    found.push_back({"portable", portable::LANES, portable::run, true});
-    return found;
-}
-
-const std::vector<Variant> VARIANTS = variants();
-
-PyObject* supported(PyObject*, PyObject*) {
-    PyObject* result = PyDict_New();
-    if (!result) return nullptr;
-    for (const Variant& variant : VARIANTS) {
-        if (!variant.supported) continue;
-        PyObject* lanes = PyLong_FromLong(variant.lanes);
-        if (!lanes || PyDict_SetItemString(result, variant.name, lanes)) {
-            Py_XDECREF(lanes);
-            Py_DECREF(result);
-            return nullptr;
-        }
-        Py_DECREF(lanes);
-    }
-    return result;
-}
+PyObject* supported(PyObject*, PyObject*) { return supported_of(VARIANTS); }
 
 // fuse(lanes, groups, group count, vocabulary, bf16)
 PyObject* fuse(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
@@ -114,14 +79,11 @@ PyObject* fuse(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
         value[i] = PyLong_AsLongLong(arguments[i]);
         if (value[i] == -1 && PyErr_Occurred()) return nullptr;
     }
-    for (const Variant& variant : VARIANTS) {
-        if (variant.lanes != value[0] || !variant.supported) continue;
-        Py_BEGIN_ALLOW_THREADS variant.run((const int64_t*)value[1], value[2], value[3], value[4] != 0);
-        Py_END_ALLOW_THREADS
-        Py_RETURN_NONE;
-    }
-    PyErr_Format(PyExc_ValueError, "no instruction set with %lld lanes here", (long long)value[0]);
-    return nullptr;
+    const auto* run = with_lanes(VARIANTS, value[0]);
+    if (!run) return nullptr;
+    Py_BEGIN_ALLOW_THREADS (*run)((const int64_t*)value[1], value[2], value[3], value[4] != 0);
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
 }
 
 PyMethodDef METHODS[] = {

@@ -13,6 +13,7 @@
 #include <memory>
 #include <vector>
 
+#include "instruction_set.h"
 #include "number.h"
 
 namespace {
@@ -47,8 +48,7 @@ struct Passes {
     void (*gather_wide)(const float*, int64_t, int64_t*, float*);
 };
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#define POLYAD_X86 1
+#ifdef POLYAD_X86
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma")
 namespace avx512 {
@@ -69,44 +69,9 @@ constexpr int LANES = 4;
 #include "merging_kernel.h"
 }  // namespace portable
 
-struct Variant {
-    const char* name;
-    int lanes;
-    const Passes* passes;
-    bool supported;
-};
+const Variants<Passes> VARIANTS = POLYAD_VARIANTS(PASSES);
 
-std::vector<Variant> variants() {
-    std::vector<Variant> found;
-#ifdef POLYAD_X86
-    __builtin_cpu_init();
-    const bool wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-    found.push_back({"avx512", avx512::LANES, &avx512::PASSES, wide});
-    const bool fused = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    found.push_back({"avx2", avx2::LANES, &avx2::PASSES, fused});
-#endif
-    found.push_back({"portable", portable::LANES, &portable::PASSES, true});
-    return found;
-}
-
-const std::vector<Variant> VARIANTS = variants();
-
-PyObject* supported(PyObject*, PyObject*) {
-    PyObject* result = PyDict_New();
-    if (!result) return nullptr;
-    for (const Variant& variant : VARIANTS) {
-        if (!variant.supported) continue;
-        PyObject* lanes = PyLong_FromLong(variant.lanes);
-        if (!lanes || PyDict_SetItemString(result, variant.name, lanes)) {
-            Py_XDECREF(lanes);
-            Py_DECREF(result);
-            return nullptr;
-        }
-        Py_DECREF(lanes);
-    }
-    return result;
-}
+PyObject* supported(PyObject*, PyObject*) { return supported_of(VARIANTS); }
 
 // The integers of a call, the first of which chooses the instruction set.
 class Arguments {
@@ -120,9 +85,7 @@ class Arguments {
             value[i] = (int64_t)PyLong_AsUnsignedLongLongMask(given[i]);
             if (PyErr_Occurred()) return;
         }
-        for (const Variant& variant : VARIANTS)
-            if (variant.lanes == value[0] && variant.supported) passes = variant.passes;
-        if (!passes) PyErr_Format(PyExc_ValueError, "no instruction set with %lld lanes here", (long long)value[0]);
+        passes = with_lanes(VARIANTS, value[0]);
     }
 
     template <class Type>
