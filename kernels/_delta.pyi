@@ -13,3 +13,6 @@ def apply(
     base_bias: int,
     /,
 ) -> None: ...
+def lay(
+    lanes: int, panels: int, begin: int, rows: int, row_count: int, depth: int, stride: int, size: int, /
+) -> None: ...

@@ -105,7 +105,7 @@ class _Packing:
     def packed(self) -> Packed:
         present = [terms for terms in self._slices if terms is not None]
         factors = [terms.a_RI for terms in present if terms.a_RI is not None]
-        a_PIL = _panels(torch.cat(factors).to(self._shape.dtype)) if factors else None
+        a_PIL = self._panels(factors) if factors else None
         fields = [
             bool(present),
             0 if a_PIL is None else a_PIL.shape[0] * LANES,
@@ -119,7 +119,7 @@ class _Packing:
         return Packed(torch.tensor(fields, dtype=torch.int64), tuple(self._tensors))
 
     def _term_fields(self, terms: Terms, begin: int) -> list[int]:
-        b_PRL = None if terms.b_OR is None else _panels(terms.b_OR.to(self._shape.dtype))
+        b_PRL = None if terms.b_OR is None else self._panels([terms.b_OR])
         sparse = terms.sparse
         rows = (sparse.starts_O1, sparse.columns_N, sparse.values_N) if sparse is not None else (None, None, None)
         return [
@@ -131,15 +131,29 @@ class _Packing:
             *map(self._pointer, rows, (torch.int32, torch.int32, torch.float32)),
         ]
 
+    def _panels(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The rows of all parts, [rows, depth], as [panels, depth, LANES], padded with zeros."""
+        rows, depth, dtype = sum(map(len, parts)), parts[0].shape[1], self._shape.dtype
+        panels_PKL = torch.zeros(-(-rows // LANES), depth, LANES, dtype=dtype)
+        begin = 0
+        for part in parts:
+            own = part.to(dtype)
+            own = own if own.stride(1) == 1 else own.contiguous()
+            _delta.lay(
+                LANES,
+                panels_PKL.data_ptr(),
+                begin,
+                own.data_ptr(),
+                len(own),
+                depth,
+                own.stride(0),
+                dtype.itemsize,
+            )
+            begin += len(own)
+        return panels_PKL
+
     def _pointer(self, tensor: torch.Tensor | None, dtype: torch.dtype | None = None) -> int:
         if tensor is None:
             return 0
         self._tensors.append(tensor.to(dtype or tensor.dtype).contiguous())
         return self._tensors[-1].data_ptr()
-
-
-def _panels(rows: torch.Tensor) -> torch.Tensor:
-    """[rows, depth] as [panels, depth, LANES], padded with zeros."""
-    padding = -len(rows) % LANES
-    padded = torch.nn.functional.pad(rows, (0, 0, 0, padding))
-    return padded.view(-1, LANES, rows.shape[1]).transpose(1, 2).contiguous()

@@ -25,7 +25,7 @@ class ReferenceLayer:
 
     @staticmethod
     def pack(shape: LayerShape, slices: Packed) -> Packed:
-        return slices
+        return [terms if terms is None else terms.copied() for terms in slices]
 
     def fill(self, slot: int, packed: Packed) -> None:
         self._slots[slot] = packed

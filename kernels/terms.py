@@ -3,7 +3,7 @@
 Shape suffixes: I input features, O output features, R rank, N stored values, O1 output features plus one.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -37,6 +37,11 @@ class Terms:
     @property
     def rank(self) -> int:
         return 0 if self.a_RI is None else self.a_RI.shape[0]
+
+    def copied(self) -> "Terms":
+        """The same with factors in memory of their own."""
+        a_RI, b_OR = (None if factor is None else factor.clone() for factor in (self.a_RI, self.b_OR))
+        return replace(self, a_RI=a_RI, b_OR=b_OR)
 
     @property
     def adds(self) -> bool:

@@ -89,17 +89,23 @@ const Variants<void (*)(const Layer&, const Call&, Scratch&)> VARIANTS = POLYAD_
 
 PyObject* supported(PyObject*, PyObject*) { return supported_of(VARIANTS); }
 
+// A call's arguments; false, with an exception, if they are not so many integers.
+bool integers(PyObject* const* arguments, Py_ssize_t count, int64_t* value, Py_ssize_t wanted) {
+    if (count != wanted) {
+        PyErr_Format(PyExc_TypeError, "takes %zd integers", wanted);
+        return false;
+    }
+    for (Py_ssize_t i = 0; i < wanted; ++i) {
+        value[i] = PyLong_AsLongLong(arguments[i]);
+        if (value[i] == -1 && PyErr_Occurred()) return false;
+    }
+    return true;
+}
+
 // apply(lanes, layer, slots, groups, group count, tokens, y, y stride, x, x stride, base bias)
 PyObject* apply(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
-    if (count != 11) {
-        PyErr_SetString(PyExc_TypeError, "apply takes 11 integers");
-        return nullptr;
-    }
     int64_t value[11];
-    for (int i = 0; i < 11; ++i) {
-        value[i] = PyLong_AsLongLong(arguments[i]);
-        if (value[i] == -1 && PyErr_Occurred()) return nullptr;
-    }
+    if (!integers(arguments, count, value, 11)) return nullptr;
     const auto* run = with_lanes(VARIANTS, value[0]);
     if (!run) return nullptr;
     const Layer layer((const int64_t*)value[1], (const int64_t*)value[2]);
@@ -111,9 +117,41 @@ PyObject* apply(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
     Py_RETURN_NONE;
 }
 
+// Rows of `depth` numbers into panels of `lanes` rows, whose numbers lie side by side; the first row is `begin`.
+template <class Number>
+void lay_rows(Number* panels, const Number* rows, int64_t lanes, int64_t begin, int64_t count, int64_t depth,
+              int64_t stride) {
+    // So many numbers of each row of a panel stay in the cache until all of its rows are there.
+    constexpr int64_t BLOCK = 64;
+    for (int64_t first = 0; first < count;) {
+        const int64_t lane = (begin + first) % lanes, next = std::min(count, first + lanes - lane);
+        Number* panel = panels + (begin + first) / lanes * lanes * depth + lane;
+        for (int64_t block = 0; block < depth; block += BLOCK)
+            for (int64_t row = first; row < next; ++row)
+                for (int64_t k = block; k < std::min(depth, block + BLOCK); ++k)
+                    panel[k * lanes + row - first] = rows[row * stride + k];
+        first = next;
+    }
+}
+
+// lay(lanes, panels, begin, rows, row count, depth, stride, bytes of a number)
+PyObject* lay(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
+    int64_t value[8];
+    if (!integers(arguments, count, value, 8)) return nullptr;
+    const auto [lanes, panels, begin, rows, number, depth, stride, size] = value;
+    Py_BEGIN_ALLOW_THREADS
+    if (size == 4)
+        lay_rows((uint32_t*)panels, (const uint32_t*)rows, lanes, begin, number, depth, stride);
+    else
+        lay_rows((uint16_t*)panels, (const uint16_t*)rows, lanes, begin, number, depth, stride);
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
+}
+
 PyMethodDef METHODS[] = {
     {"supported", supported, METH_NOARGS, "Lanes of each instruction set that this machine has, the widest first."},
     {"apply", (PyCFunction)(void (*)())apply, METH_FASTCALL, "Add the deltas of a batch to a layer's output."},
+    {"lay", (PyCFunction)(void (*)())lay, METH_FASTCALL, "Copy rows into the panels that apply reads."},
     {nullptr, nullptr, 0, nullptr},
 };
 

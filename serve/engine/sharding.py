@@ -32,7 +32,7 @@ class Placement:
         return sum(len(rows) for rows in self.rows)
 
     def local(self, change: ModuleDelta, dtype: torch.dtype) -> Terms:
-        """This rank's part, in memory of its own. Raises ValueError for values that overflow in `dtype`."""
+        """This rank's part; factors may be the change's. Raises ValueError for values that overflow in `dtype`."""
         a_RJ, b_PR = self._factors(change, dtype)
         return Terms(
             a_RI=a_RJ,
@@ -47,13 +47,16 @@ class Placement:
         term = change.low_rank
         if term is None:
             return None, None
-        a_RJ = self._inputs(term.a).to(dtype, copy=True)
-        b_PR = (self._cut(term.b).float() * term.scale).to(dtype)
-        for factor in (a_RJ, b_PR):
-            # Admission saw finite values; scaled, or in a narrower dtype than they were stored in, they may be none.
-            if not torch.isfinite(factor).all():
-                raise ValueError(f"{self.module}: values overflow in the engine's {dtype}")
-        return a_RJ, b_PR
+        a_RJ = self._finite(self._inputs(term.a), dtype)
+        b_PR = self._cut(term.b)
+        return a_RJ, self._finite(b_PR if term.scale == 1 else b_PR.float() * term.scale, dtype, term.scale != 1)
+
+    def _finite(self, factor: torch.Tensor, dtype: torch.dtype, scaled: bool = False) -> torch.Tensor:
+        converted = factor.to(dtype)
+        # Admission saw finite values; scaled, or in a narrower dtype than they were stored in, they may be none.
+        if (scaled or dtype != factor.dtype) and not all(map(torch.isfinite, converted.aminmax())):
+            raise ValueError(f"{self.module}: values overflow in the engine's {dtype}")
+        return converted
 
     def _outputs(self, vector_O: torch.Tensor | None) -> torch.Tensor | None:
         return None if vector_O is None else self._cut(vector_O).to(torch.float32, copy=True)

@@ -15,6 +15,9 @@ from vllm.model_executor.layers.linear import (
 )
 
 from polyad.adapters_store.delta import LowRank, ModuleDelta, Sparse
+from polyad.kernels.backend import select
+from polyad.kernels.layer_shape import LayerShape
+from polyad.kernels.linear import LinearDeltas
 from polyad.serve.engine.sharding import Placement, place
 from tests.kernels.oracle import Randomness, dense_change
 
@@ -148,11 +151,21 @@ def test_layer_of_other_parts_than_the_model_names_is_left_alone() -> None:
     assert place(merged(0, 2, [8, 8, 4, 4], 10), ["m.in_proj_qkv", "m.in_proj_z"]) == []
 
 
-def test_what_is_placed_shares_no_memory_with_the_file() -> None:
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_what_is_packed_needs_the_file_no_more(backend: str) -> None:
+    """The delta's memory is overwritten, as a file could be that is mapped: the layer says what it said before."""
     found = change(Randomness(1), 6, 5)
-    terms = Placement("m", (range(6),), range(5), True).local(found, torch.float32)
-    mine = [terms.a_RI, terms.b_OR, terms.row_scale_O, terms.column_scale_I, terms.bias_O]
-    theirs = {tensor.untyped_storage().data_ptr() for tensor in found.tensors.values()}
-    assert all(tensor is not None and tensor.untyped_storage().data_ptr() not in theirs for tensor in mine)
-    assert terms.sparse is not None
-    assert terms.sparse.values_N.untyped_storage().data_ptr() not in theirs
+    device = torch.device("cpu")
+    chosen = select(backend, device, torch.float32)
+    deltas = LinearDeltas(LayerShape(5, (6,), torch.float32, device, 8), 1, chosen)
+    deltas.fill(0, deltas.pack([Placement("m", (range(6),), range(5), True).local(found, torch.float32)]))
+    batch = chosen.batches(1, 16, device).weighted(torch.ones(3, 1))
+    x, weight = Randomness(2).numbers(3, 5), Randomness(3).numbers(6, 5)
+
+    def said() -> torch.Tensor:
+        return deltas.forward(x, lambda given, bias: torch.nn.functional.linear(given, weight, bias), None, batch)
+
+    before = said()
+    for tensor in found.tensors.values():
+        tensor.fill_(7)
+    assert torch.equal(said(), before)
