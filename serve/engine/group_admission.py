@@ -87,14 +87,11 @@ class GroupAdmission:
 
     def _blocks_now(self, request: Request) -> int:
         """What a plain request needs, beside what is kept for members that are still to come."""
-        members = self._pending()
+        members = self._lockstep.pending
         if not members:
             return 0
         return sum(self._lockstep.blocks_for(one, one.num_tokens) for one in (request, *members))
 
     def _has_room(self, seats: int, blocks: int) -> bool:
-        taken = len(self._scheduler.running) + len(self._pending())
+        taken = len(self._scheduler.running) + len(self._lockstep.pending)
         return taken + seats <= self._scheduler.max_num_active_reqs and blocks <= self._lockstep.free_blocks
-
-    def _pending(self) -> list[Request]:
-        return [member for group in self._lockstep.groups.values() if group.admitted for member in group.pending]

@@ -95,6 +95,23 @@ class Lockstep:
         groups = {self._group_of[name] for name in request_ids if name in self._group_of}
         return request_ids | {member.request_id for group in groups for member in group.members}
 
+    @property
+    def pending(self) -> list[Request]:
+        """The members of admitted groups that do not run yet."""
+        return [member for group in self.groups.values() if group.admitted for member in group.pending]
+
+    def preempt(self, request: Request) -> None:
+        """Take a running request's blocks and seat, or those of its whole group."""
+        scheduler, group = self._scheduler, self.group_of(request)
+        victims = [one for one in (group.members if group else (request,)) if one.status == RequestStatus.RUNNING]
+        if group is not None:
+            group.admitted = False
+            self.ready.discard(group)
+        now = time.monotonic()
+        for victim in reversed(victims):  # each goes to the head of the queue: the leader is to be the first
+            scheduler.running.remove(victim)
+            scheduler._preempt_request(victim, now)
+
     def plan(self) -> None:
         """Decide which groups sample in the coming step, and make room for all that it computes."""
         self.preempted = False
@@ -203,17 +220,7 @@ class Lockstep:
         return len(units) > 1
 
     def _preempt_latest(self) -> None:
-        scheduler = self._scheduler
-        latest = scheduler.running[-1]
-        group = self.group_of(latest)
-        victims = [one for one in (group.members if group else (latest,)) if one.status == RequestStatus.RUNNING]
-        if group is not None:
-            group.admitted = False
-            self.ready.discard(group)
-        now = time.monotonic()
-        for victim in reversed(victims):  # each goes to the head of the queue: the leader is to be the first
-            scheduler.running.remove(victim)
-            scheduler._preempt_request(victim, now)
+        self.preempt(self._scheduler.running[-1])
         self.preempted = True
 
 

@@ -15,6 +15,7 @@ from polyad.serve.engine.fusion_request import KEY
 from polyad.serve.engine.group_admission import GroupAdmission
 from polyad.serve.engine.lockstep import FusionGroup, Lockstep
 from polyad.serve.engine.ownership import claim_of
+from polyad.serve.engine.seat_sharing import SeatSharing
 from polyad.serve.engine.slot_admission import Demand, SlotAdmission
 
 
@@ -30,6 +31,7 @@ class SlotScheduler(AsyncScheduler):
         self._turns: dict[str, int] = {}
         self._lockstep = Lockstep(self)
         self._groups = GroupAdmission(self, self._lockstep, slot_wait_s, self._turn)
+        self._seats = SeatSharing(self, self._fair_share, self._lockstep, claim_of)
         # Or vLLM would admit by its own count.
         self.lora_config = None
 
@@ -39,11 +41,12 @@ class SlotScheduler(AsyncScheduler):
 
     def schedule(self, *args: Any, **kwargs: Any) -> Any:
         self._line_up()
+        if self.waiting and self._admission.has_slots(self._demand(self.waiting.peek_request())):
+            if self._seats.make_room():
+                self._line_up()
         if self._lockstep:
             self._lockstep.plan()
             self._groups.begin(time.time())
-        if self.waiting or self.kv_holding_waiting:
-            self._admission.begin(time.time(), map(self._demand, self.running), map(self._demand, self.waiting))
         scheduled = super().schedule(*args, **kwargs)
         for new in scheduled.scheduled_new_reqs:
             self._fair_share.admitted(claim_of(self.requests[new.req_id]))
@@ -57,6 +60,8 @@ class SlotScheduler(AsyncScheduler):
         self.waiting.clear()
         self.waiting.extend(line)
         self._turns = {request.request_id: turn for turn, request in enumerate(line)}
+        if self.waiting or self.kv_holding_waiting:
+            self._admission.begin(time.time(), map(self._demand, self.running), map(self._demand, line))
 
     def finish_requests(self, request_ids: str | Iterable[str] | None, finished_status: RequestStatus) -> list[Request]:
         if request_ids is not None and self._lockstep:

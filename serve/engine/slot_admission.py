@@ -44,16 +44,20 @@ class SlotAdmission:
 
     def admits(self, demand: Demand) -> bool:
         """Whether the request may run beside what runs; if so, it counts as running."""
+        if not self.has_slots(demand):
+            return False
+        self._used.update(demand.versions)
+        return True
+
+    def has_slots(self, demand: Demand) -> bool:
+        """Whether it would be admitted now."""
         if not demand.versions:
             return True
         if any(demand.turn > self._closed.get(version, demand.turn) for version in demand.versions):
             return False
         needed = len(demand.versions - self._used.keys())
         kept = sum(count for turn, count in self._reserved if turn < demand.turn)
-        if needed and needed > self._slots - len(self._used) - kept:
-            return False
-        self._used.update(demand.versions)
-        return True
+        return not needed or needed <= self._slots - len(self._used) - kept
 
     def _set_aside(self, starved: Iterable[Demand]) -> tuple[dict[int, int], list[tuple[int, int]]]:
         """Versions to close, each with the turn of the request that it gives way to; and free slots kept."""

@@ -396,3 +396,76 @@ def test_the_base_model_is_shared_fairly_too(simulate: Callable[..., Simulation]
     while late.request_id not in simulation.first_token:
         simulation.step()
     assert simulation.first_token[late.request_id] - asked < 12 * STEP_S
+
+
+def crowd(simulation: Simulation, tenant: str, requests: int, tokens: int = 60) -> list[Request]:
+    """Of different lengths, so that they do not all end in one step."""
+    return [simulation.add(None, tokens + number % 5, tenant=tenant) for number in range(requests)]
+
+
+def preemptions(simulation: Simulation) -> int:
+    return sum(request.num_preemptions for request in simulation.requests.values())
+
+
+def test_a_trickle_takes_a_seat_from_a_flood_and_nobody_loses_a_token(simulate: Callable[..., Simulation]) -> None:
+    simulation = simulate(places=4)
+    flood = crowd(simulation, "flood", 20)
+    simulation.run(0.3)
+    late = simulation.add(None, 4, tenant="small")
+    simulation.run_until(lambda: late.request_id in simulation.first_token)
+    assert simulation.waited(late) <= 2 * STEP_S
+    # the one of the flood that came last of those that ran
+    assert [request.num_preemptions for request in flood[:5]] == [0, 0, 0, 1, 0]
+    simulation.run_until(lambda: len(simulation.finished) == len(simulation.requests))
+    for request in simulation.requests.values():
+        assert request.num_output_tokens == request.max_tokens
+    assert preemptions(simulation) == 1
+
+
+def test_two_floods_take_no_seats_from_each_other(simulate: Callable[..., Simulation]) -> None:
+    simulation = simulate(places=4)
+    crowd(simulation, "one", 200)
+    simulation.run(0.3)
+    crowd(simulation, "two", 200)
+    simulation.run(60)
+    assert len(simulation.finished) > 150
+    assert preemptions(simulation) == 0
+
+
+def test_who_asks_for_its_share_gets_it_at_once(simulate: Callable[..., Simulation]) -> None:
+    simulation = simulate(places=4)
+    crowd(simulation, "flood", 20)
+    simulation.run(0.3)
+    late = crowd(simulation, "modest", 2)
+    simulation.run(3 * STEP_S)
+    assert all(request.request_id in simulation.first_token for request in late)
+    assert preemptions(simulation) == 2
+    simulation.run_until(lambda: len(simulation.finished) == len(simulation.requests), seconds=600)
+    assert preemptions(simulation) == 2
+
+
+def test_one_tenant_takes_no_seat_from_itself(simulate: Callable[..., Simulation]) -> None:
+    simulation = simulate(places=4)
+    crowd(simulation, "one", 12)
+    simulation.run_until(lambda: len(simulation.finished) == len(simulation.requests))
+    assert preemptions(simulation) == 0
+
+
+def test_many_small_tenants_seldom_take_seats(simulate: Callable[..., Simulation]) -> None:
+    """Only their last requests ask for no more than their share."""
+    simulation = simulate(places=4)
+    for number in range(10):
+        crowd(simulation, f"tenant-{number}", 2)
+    simulation.run_until(lambda: len(simulation.finished) == len(simulation.requests))
+    assert preemptions(simulation) <= 10
+
+
+def test_no_seat_is_taken_for_one_that_would_still_wait_for_a_slot(simulate: Callable[..., Simulation]) -> None:
+    simulation = simulate(slot_wait_s=NEVER_S, places=4)
+    for version in "aabb":
+        simulation.add(version, 60, tenant="flood")
+    simulation.run(0.2)
+    late = simulation.add("c", 4, tenant="small")
+    simulation.run(0.4)
+    assert late.request_id not in simulation.first_token
+    assert preemptions(simulation) == 0
