@@ -173,8 +173,9 @@ class Execution:
         return change, compressed.error
 
     def _tensors(self, name: str, tasks: list[torch.Tensor], thresholds: Sequence[float] | None) -> Tensors:
-        statistics = None
-        if self.statistics is not None:
+        statistics, kind = None, self.recipe.declaration.statistics
+        # vectors have no Gram matrix
+        if self.statistics is not None and not (kind == "gram" and tasks[0].dim() == 1):
             statistics = [_statistic(one, name, place) for place, one in enumerate(self.statistics)]
         return Tensors(
             name=name,

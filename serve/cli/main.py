@@ -12,6 +12,7 @@ _COMMANDS = (
     "alias",
     "composition",
     "merge",
+    "statistics",
     "feedback",
     "policy",
     "run",

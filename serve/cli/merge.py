@@ -4,6 +4,7 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from hashlib import file_digest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,9 @@ from polyad.serve.cli.failure import Failure
 from polyad.serve.cli.table import print_table, size_text
 
 if TYPE_CHECKING:
-    from polyad.adapters_store.merge import Report
+    from polyad.adapters_store.merge import Recipe, Report
     from polyad.adapters_store.merge.execution import Progress
+    from polyad.adapters_store.merge.statistics import StatisticsFile
 
 _MOST_BYTES = 2**20
 _OFFLINE = ("base", "statistics")
@@ -100,8 +102,6 @@ def _merged_models(value: dict[str, Any], folder: Path, out: Path, progress: "Pr
 def _merged_adapters(
     value: dict[str, Any], folder: Path, out: Path, base_name: str | None, threads: int, progress: "Progress"
 ) -> "Report":
-    from safetensors.torch import load_file
-
     from polyad.adapters_store.base_model import BaseModel
     from polyad.adapters_store.merge import Execution, Recipe
     from polyad.adapters_store.merge.adapter_folder import read_adapter, write_adapter
@@ -113,21 +113,49 @@ def _merged_adapters(
     base = BaseModel.from_folder(Path(named), Path(named).resolve().name)
     with tempfile.TemporaryDirectory() as scratch:
         deltas = {source: read_adapter(folder / source, base, Path(scratch)) for source in recipe.sources}
-        statistics = [load_file(folder / str(path)) for path in value.get("statistics") or ()]
+        statistics = _statistics(value.get("statistics"), recipe, folder)
         merged = Execution(
             recipe=recipe,
             deltas=deltas,
             weights=base.weight,
-            statistics=statistics or None,
+            statistics=statistics,
             threads=threads,
             progress=progress,
         ).run()
+        record = recipe.as_dict() | ({"statistics": [_sum(one.path) for one in statistics]} if statistics else {})
         others = {
-            "merge_recipe.json": json.dumps(recipe.as_dict(), indent=2, sort_keys=True) + "\n",
+            "merge_recipe.json": json.dumps(record, indent=2, sort_keys=True) + "\n",
             "merge_report.json": json.dumps(merged.report.as_json(), indent=2, sort_keys=True) + "\n",
         }
         write_adapter(merged.delta, base.name, out, others)
     return merged.report
+
+
+def _statistics(given: object, recipe: "Recipe", folder: Path) -> "list[StatisticsFile] | None":
+    """Where the recipe says, or beside each adapter. Raises InvalidInput if they are needed and not there."""
+    from polyad.adapters_store.merge.statistics import StatisticsFile, file_name
+
+    kind = recipe.declaration.statistics
+    if kind is None:
+        if given is not None:
+            raise InvalidInput("statistics", given, f"none: {recipe.method} needs no statistics")
+        return None
+    if given is None:
+        paths = [Path(one.terms[0][0]) / file_name(kind) for one in recipe.inputs]
+    elif isinstance(given, list) and len(given) == len(recipe.inputs):
+        paths = [Path(str(one)) for one in given]
+    else:
+        raise InvalidInput("statistics", given, f"a list of {len(recipe.inputs)} files, one for each input")
+    for path in paths:
+        if not (folder / path).is_file():
+            allowed = f"files of {kind} statistics: make them with `polyad statistics ADAPTER --kind {kind}`"
+            raise InvalidInput("statistics", str(path), allowed)
+    return [StatisticsFile(folder / path, kind) for path in paths]
+
+
+def _sum(path: Path) -> dict[str, str]:
+    with path.open("rb") as file:
+        return {"file": path.name, "sha256": file_digest(file, "sha256").hexdigest()}
 
 
 def _show(report: "Report", out: Path) -> None:

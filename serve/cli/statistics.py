@@ -1,0 +1,125 @@
+"""`polyad statistics`: what Fisher averaging and RegMean must know of an adapter, measured on its data. No server."""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from polyad.adapters_store.errors import InvalidInput, PolyadError
+from polyad.serve.cli.failure import Failure
+from polyad.serve.cli.table import size_text
+
+if TYPE_CHECKING:
+    from polyad.adapters_store.base_model import BaseModel
+    from polyad.adapters_store.merge.statistics import Kind
+    from polyad.serve.learn.merge_statistics import Track
+
+
+@click.command(short_help="Measure what Fisher averaging and RegMean need.")
+@click.argument("adapter", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--base", "base_name", metavar="MODEL", required=True, help="The base model: a folder, or a hub's name.")
+@click.option("--kind", type=click.Choice(("fisher", "gram")), required=True, help="For `fisher`, or for `regmean`.")
+@click.option(
+    "--data",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    required=True,
+    help='JSONL: {"messages": [...]} or {"prompt": ..., "answer": ...}.',
+)
+@click.option("--examples", type=click.IntRange(1), default=256, show_default=True, help="Read at most so many.")
+@click.option("--max-length", type=click.IntRange(8), default=1024, show_default=True, help="Tokens of an example.")
+@click.option(
+    "--labels",
+    type=click.Choice(("sampled", "data")),
+    default="sampled",
+    show_default=True,
+    help="fisher: each token drawn from the model, or the examples' own (empirical Fisher).",
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of what is drawn.")
+@click.option("--targets", metavar="NAMES", help="Linear layers, as q_proj,v_proj. Default: those of the adapter.")
+def statistics(
+    adapter: Path,
+    base_name: str,
+    kind: "Kind",
+    data: Path,
+    examples: int,
+    max_length: int,
+    labels: str,
+    seed: int,
+    targets: str | None,
+) -> None:
+    """Run the base model with the adapter in the folder ADAPTER over examples of its task, and write
+    fisher.safetensors or gram.safetensors beside it, where `polyad merge` finds it.
+
+    All adapters of a merge need statistics of all layers that any of them changes: name them with --targets if the
+    adapters differ. The base in float32, and as much again for the layers looked at, must fit into memory.
+
+    \b
+    Example:
+      polyad statistics ./support --base ./base --kind fisher --data support.jsonl
+      polyad merge fisher.yaml --out ./merged
+    """
+    try:
+        with _bar() as track:
+            out = _measured(adapter, base_name, kind, data, examples, max_length, labels, seed, targets, track)
+    except PolyadError as error:
+        raise Failure(str(error)) from error
+    except ImportError as error:
+        raise Failure(f"{error}: statistics need the extra `learn` (pip install 'polyad[learn]')") from error
+    click.echo(f"wrote {out}: {size_text(out.stat().st_size)}")
+
+
+def _measured(
+    adapter: Path,
+    base_name: str,
+    kind: "Kind",
+    data: Path,
+    examples: int,
+    max_length: int,
+    labels: str,
+    seed: int,
+    targets: str | None,
+    track: "Track",
+) -> Path:
+    from polyad.adapters_store.base_model import BaseModel, model_folder
+    from polyad.adapters_store.merge.adapter_folder import read_adapter
+    from polyad.adapters_store.merge.statistics import file_name, write_statistics
+    from polyad.serve.learn.merge_statistics import Survey, read_rows, tuned_model
+
+    folder = Path(base_name) if Path(base_name).is_dir() else model_folder(base_name)
+    base = BaseModel.from_folder(folder, Path(base_name).name)
+    rows, padding = read_rows(data, folder, examples, max_length)
+    with tempfile.TemporaryDirectory() as scratch:
+        delta = read_adapter(adapter, base, Path(scratch))
+        modules = sorted(delta.modules) if targets is None else _modules(base, targets.split(","))
+        means = Survey(kind=kind, modules=modules, sampled=labels == "sampled", seed=seed).run(
+            tuned_model(folder, base, delta), rows, padding, track
+        )
+    about = {"examples": str(len(rows)), "labels": labels, "seed": str(seed), "base": base.fingerprint}
+    out = adapter / file_name(kind)
+    write_statistics(means, out, about)
+    return out
+
+
+def _modules(base: "BaseModel", names: Sequence[str]) -> list[str]:
+    """Raises InvalidInput for a name that no linear layer has."""
+    for name in names:
+        if not any(module.split(".")[-1] == name for module in base.linears):
+            known = sorted({module.split(".")[-1] for module in base.linears})
+            raise InvalidInput("targets", name, ", ".join(known))
+    return sorted(module for module in base.linears if module.split(".")[-1] in names)
+
+
+@contextmanager
+def _bar() -> Iterator["Track"]:
+    """Lets examples go by, with a progress bar on stderr if that is a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("reading"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        yield progress.track
