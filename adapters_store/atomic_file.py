@@ -28,6 +28,23 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     _sync_folder(path.parent)
 
 
+def atomic_link(source: Path, path: Path) -> None:
+    """Give the file `source` the name `path` too, durably, in the place of what was there.
+
+    Raises OSError where that cannot be, as between two file systems.
+    """
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}{PARTIAL_SUFFIX}")
+    os.link(source, partial)
+    try:
+        with open(partial, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        with suppress(FileNotFoundError):
+            partial.unlink()
+    _sync_folder(path.parent)
+
+
 def remove_partials(folder: Path, older_than_seconds: float) -> int:
     """Remove what interrupted writers left under `folder`; young files may belong to a writer that still runs."""
     limit = time.time() - older_than_seconds

@@ -33,7 +33,8 @@ class BlobStore:
         await asyncio.to_thread(self._root.start)
 
     async def put(self, path: Path, digest: str) -> None:
-        """Store the file at `path`, whole or not at all; storing it again repairs it.
+        """Store the file at `path`, whole or not at all; storing it again repairs it. The file itself may become the
+        blob: it is not to be written to any more.
 
         CorruptBlob if its bytes do not have the digest.
         """

@@ -32,6 +32,14 @@ def copy_checked(source: BinaryIO, target: BinaryIO, digest: str, what: str) -> 
         raise CorruptBlob(f"blob {digest}: {what} has digest {found.hexdigest()}")
 
 
+def check_file(path: Path, digest: str, what: str) -> None:
+    """Raise CorruptBlob, naming the file as `what`, if its bytes do not have the digest."""
+    with open(path, "rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != digest:
+        raise CorruptBlob(f"blob {digest}: {what} has digest {found}")
+
+
 class VerifiedFiles:
     """Remembers which files had the right digest, until the file at the path is another or was changed."""
 

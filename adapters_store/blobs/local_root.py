@@ -3,8 +3,8 @@
 import time
 from pathlib import Path
 
-from polyad.adapters_store.atomic_file import atomic_file, remove_partials
-from polyad.adapters_store.blobs.digest import VerifiedFiles, copy_checked, is_digest
+from polyad.adapters_store.atomic_file import atomic_file, atomic_link, remove_partials
+from polyad.adapters_store.blobs.digest import VerifiedFiles, check_file, copy_checked, is_digest
 from polyad.adapters_store.blobs.root import LEFTOVER_SECONDS, unavailable
 from polyad.adapters_store.blobs.stored_blob import StoredBlob
 from polyad.adapters_store.errors import CorruptBlob
@@ -26,8 +26,13 @@ class LocalRoot:
             if target.exists() and self._verified.has(target, digest):
                 return
             target.parent.mkdir(exist_ok=True)
-            with open(path, "rb") as source, atomic_file(target) as file:
-                copy_checked(source, file, digest, "the file to store")
+            check_file(path, digest, "the file to store")
+            try:
+                atomic_link(path, target)
+            except OSError:
+                # on another file system
+                with open(path, "rb") as source, atomic_file(target) as file:
+                    copy_checked(source, file, digest, "the file to store")
             self._verified.add(target)
 
     def fetch(self, digest: str) -> Path:

@@ -4,7 +4,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from fastapi import Request
@@ -14,6 +13,7 @@ from starlette.exceptions import HTTPException
 
 from polyad.adapters_store.errors import InvalidInput
 from polyad.adapters_store.source import AdapterFiles
+from polyad.serve.service.scratch_folder import scratch_folder
 
 _CHUNK = 1024 * 1024
 _MAX_CONFIG = 1024 * 1024
@@ -55,9 +55,9 @@ class Upload:
             raise InvalidInput("body", error.detail, "multipart/form-data with the documented fields") from error
         try:
             _check_fields(form)
-            with TemporaryDirectory(prefix="polyad-upload-") as folder:
-                weights = await _stored(form, "weights", Path(folder))
-                initial = await _stored(form, "initial", Path(folder)) if "initial" in form else None
+            async with scratch_folder() as folder:
+                weights = await _stored(form, "weights", folder)
+                initial = await _stored(form, "initial", folder) if "initial" in form else None
                 config = await _file(form, "config").read(_MAX_CONFIG + 1)
                 aliases = (_text(form, "alias"),) if "alias" in form else ()
                 yield cls(_text(form, "name"), AdapterFiles(config, weights, "upload", initial), aliases)

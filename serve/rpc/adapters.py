@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import IO
 
 from polyad.adapters_store.errors import InvalidInput, TooLarge
@@ -13,6 +12,7 @@ from polyad.adapters_store.source import AdapterFiles
 from polyad.proto import adapters_pb2, adapters_pb2_grpc
 from polyad.serve.rpc.call import Context, call
 from polyad.serve.service import AdapterService, Caller, Services
+from polyad.serve.service.scratch_folder import scratch_folder
 
 _DEFAULT_PAGE = 100
 _MAX_PAGE = 1000
@@ -33,8 +33,8 @@ class AdaptersServicer(adapters_pb2_grpc.AdaptersServicer):
                 raise InvalidInput("part", None if first is None else first.WhichOneof("part"), _PARTS)
             header = first.header
             service, name = self._of(caller, header.name, writes=True)
-            with TemporaryDirectory(prefix="polyad-upload-") as folder:
-                files = await self._received(request_iterator, Path(folder), header.config)
+            async with scratch_folder() as folder:
+                files = await self._received(request_iterator, folder, header.config)
                 pushed = await service.push(name, files, tuple(header.aliases))
         return adapters_pb2.UploadResponse(version=_version(pushed.version), created=pushed.created)
 

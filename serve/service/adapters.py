@@ -2,7 +2,6 @@
 
 import asyncio
 import copy
-import tempfile
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from polyad.adapters_store.registry import UNSET, Adapter, Registry, Unset, Vers
 from polyad.adapters_store.source import AdapterFiles, SourcePolicy, fetch_source, folder_source
 from polyad.serve.compose import Plan
 from polyad.serve.service.background import Background
+from polyad.serve.service.scratch_folder import scratch_folder
 
 # Only a deletion makes room.
 _RETRY_S = 60
@@ -97,10 +97,10 @@ class AdapterService:
     async def push_source(self, name: str, source: str, aliases: Sequence[str] = ()) -> Pushed:
         """Push from hf:// or an allowed URL. Raises InvalidSource, UnknownSource, SourceUnavailable, and as `push`."""
         self._check_new_name(name)
-        with tempfile.TemporaryDirectory(dir=self._scratch, ignore_cleanup_errors=True) as folder:
+        async with scratch_folder(self._scratch) as folder:
             try:
                 async with asyncio.timeout(self._source_timeout_s):
-                    files = await fetch_source(source, Path(folder), self._policy)
+                    files = await fetch_source(source, folder, self._policy)
             except TimeoutError as error:
                 raise SourceUnavailable(f"source: {source} did not arrive in {self._source_timeout_s:g} s") from error
             return await self.push(name, files, aliases)
@@ -156,8 +156,8 @@ class AdapterService:
         await self._registry.delete_adapter(self._tenant, name)
 
     async def _admit(self, files: AdapterFiles) -> VersionDraft:
-        with tempfile.TemporaryDirectory(dir=self._scratch) as folder:
-            canonical = Path(folder) / "delta.safetensors"
+        async with scratch_folder(self._scratch) as folder:
+            canonical = folder / "delta.safetensors"
             admitted = await self._background.run(
                 admit, files.config, files.weights, self._base, self._limits, canonical, files.initial
             )

@@ -53,6 +53,8 @@ class Fleet:
         self._status = status
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        # Reads the package's metadata, of which the README is a part.
+        self._release = installed_version("polyad")
         self.id = replicas.new_id()
 
     @property
@@ -107,7 +109,7 @@ class Fleet:
         return Replica(
             id=self.id,
             name=socket.gethostname(),
-            release=installed_version("polyad"),
+            release=self._release,
             base=self._base,
             revision=self.revision,
             status=self._status(),

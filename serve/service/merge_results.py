@@ -1,7 +1,6 @@
 """The results of merges: computed, stored, and bounded."""
 
 import logging
-import tempfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -15,6 +14,7 @@ from polyad.serve.compose import MergeDraft, Merges
 from polyad.serve.service.leases import Leases
 from polyad.serve.service.merge_job import Job
 from polyad.serve.service.merge_process import MergeProcess
+from polyad.serve.service.scratch_folder import scratch_folder
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +40,8 @@ class MergeResults:
             job.done, job.of = done, of
 
         began = time.monotonic()
-        with tempfile.TemporaryDirectory(dir=self.scratch, ignore_cleanup_errors=True) as folder:
-            out = Path(folder) / "delta.safetensors"
+        async with scratch_folder(self.scratch) as folder:
+            out = folder / "delta.safetensors"
             async with self._sources(draft) as sources:
                 said = await self.process.run(draft.recipe, sources, out, progress)
             await self.blobs.put(out, said["digest"])

@@ -68,6 +68,7 @@ async def test_a_spoiled_root_is_noticed_and_put_repairs_it(
     with pytest.raises(CorruptBlob, match=digest):
         await store.fetch(digest)
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    _, path = make_file(b"some bytes")
     await store.put(path, digest)
     assert (await store.fetch(digest)).read_bytes() == b"some bytes"
 

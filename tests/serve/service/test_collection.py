@@ -46,8 +46,8 @@ def store(blobs: BlobStore, tmp_path: Path) -> Callable[..., Awaitable[str]]:
 
     async def stored(content: str, age: float) -> str:
         digest = sha256(content.encode()).hexdigest()
-        (tmp_path / "file").write_text(content)
-        await blobs.put(tmp_path / "file", digest)
+        (tmp_path / digest).write_text(content)
+        await blobs.put(tmp_path / digest, digest)
         path = await blobs.fetch(digest)
         os.utime(path, (time.time() - age,) * 2)
         return digest
