@@ -3,8 +3,9 @@
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -40,17 +41,7 @@ if TYPE_CHECKING:
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of what is drawn.")
 @click.option("--targets", metavar="NAMES", help="Linear layers, as q_proj,v_proj. Default: those of the adapter.")
-def statistics(
-    adapter: Path,
-    base_name: str,
-    kind: "Kind",
-    data: Path,
-    examples: int,
-    max_length: int,
-    labels: str,
-    seed: int,
-    targets: str | None,
-) -> None:
+def statistics(**given: Any) -> None:
     """Run the base model with the adapter in the folder ADAPTER over examples of its task, and write
     fisher.safetensors or gram.safetensors beside it, where `polyad merge` finds it.
 
@@ -64,7 +55,7 @@ def statistics(
     """
     try:
         with _bar() as track:
-            out = _measured(adapter, base_name, kind, data, examples, max_length, labels, seed, targets, track)
+            out = _Request(**given).measured(track)
     except PolyadError as error:
         raise Failure(str(error)) from error
     except ImportError as error:
@@ -72,36 +63,39 @@ def statistics(
     click.echo(f"wrote {out}: {size_text(out.stat().st_size)}")
 
 
-def _measured(
-    adapter: Path,
-    base_name: str,
-    kind: "Kind",
-    data: Path,
-    examples: int,
-    max_length: int,
-    labels: str,
-    seed: int,
-    targets: str | None,
-    track: "Track",
-) -> Path:
-    from polyad.adapters_store.base_model import BaseModel, model_folder
-    from polyad.adapters_store.merge.adapter_folder import read_adapter
-    from polyad.adapters_store.merge.statistics import file_name, write_statistics
-    from polyad.serve.learn.merge_statistics import Survey, read_rows, tuned_model
+@dataclass(frozen=True, kw_only=True)
+class _Request:
+    """What the command was given."""
 
-    folder = Path(base_name) if Path(base_name).is_dir() else model_folder(base_name)
-    base = BaseModel.from_folder(folder, Path(base_name).name)
-    rows, padding = read_rows(data, folder, examples, max_length)
-    with tempfile.TemporaryDirectory() as scratch:
-        delta = read_adapter(adapter, base, Path(scratch))
-        modules = sorted(delta.modules) if targets is None else _modules(base, targets.split(","))
-        means = Survey(kind=kind, modules=modules, sampled=labels == "sampled", seed=seed).run(
-            tuned_model(folder, base, delta), rows, padding, track
-        )
-    about = {"examples": str(len(rows)), "labels": labels, "seed": str(seed), "base": base.fingerprint}
-    out = adapter / file_name(kind)
-    write_statistics(means, out, about)
-    return out
+    adapter: Path
+    base_name: str
+    kind: "Kind"
+    data: Path
+    examples: int
+    max_length: int
+    labels: str
+    seed: int
+    targets: str | None
+
+    def measured(self, track: "Track") -> Path:
+        """The file that was written."""
+        from polyad.adapters_store.base_model import BaseModel, model_folder
+        from polyad.adapters_store.merge.adapter_folder import read_adapter
+        from polyad.adapters_store.merge.statistics import file_name, write_statistics
+        from polyad.serve.learn.merge_statistics import Survey, read_rows, tuned_model
+
+        folder = Path(self.base_name) if Path(self.base_name).is_dir() else model_folder(self.base_name)
+        base = BaseModel.from_folder(folder, folder.resolve().name)
+        rows, padding = read_rows(self.data, folder, self.examples, self.max_length)
+        with tempfile.TemporaryDirectory() as scratch:
+            delta = read_adapter(self.adapter, base, Path(scratch))
+            modules = sorted(delta.modules) if self.targets is None else _modules(base, self.targets.split(","))
+            survey = Survey(kind=self.kind, modules=modules, sampled=self.labels == "sampled", seed=self.seed)
+            means = survey.run(tuned_model(folder, base, delta), rows, padding, track)
+        about = {"examples": len(rows), "labels": self.labels, "seed": self.seed, "base": base.fingerprint}
+        out = self.adapter / file_name(self.kind)
+        write_statistics(means, out, {name: str(value) for name, value in about.items()})
+        return out
 
 
 def _modules(base: "BaseModel", names: Sequence[str]) -> list[str]:
