@@ -34,10 +34,11 @@ def nothing(step: int, steps: int, loss: float) -> None:
     pass
 
 
-def mixed() -> list[Example]:
+def mixed(flipped: bool = False) -> list[Example]:
+    """All kinds of examples; `flipped` are what is liked and what is not."""
     taught = [example("sft", f"Say {n}", f"It is {n}") for n in range(6)]
     better = [example("dpo", f"Take {n}", f"Yes {n}", rejected=f"No {n}") for n in range(4)]
-    judged = [example("kto", f"Is {n}?", f"So {n}", desirable=n % 2 == 0) for n in range(4)]
+    judged = [example("kto", f"Is {n}?", f"So {n}", desirable=(n % 2 == 0) != flipped) for n in range(8)]
     return [*taught, *better, *judged]
 
 
@@ -62,15 +63,19 @@ def same(one: Delta, two: Delta) -> bool:
 
 
 def test_all_kinds_are_learnt_together(make_speaker: Made, tmp_path: Path) -> None:
-    speaker, data = make_speaker(), mixed()
-    rows = [speaker.encoder.row(one.prompt, one.answer, True) for one in data]
-    before = speaker.sums(rows)
-    trainer = train(speaker, tmp_path, dataset(data), epochs=12)
-    gained = speaker.sums(rows) - before
-    assert trainer.curve[-1][0] == trainer.steps
-    assert (gained[:6] > 0).all(), "taught answers are less likely than before"
-    liked = torch.tensor([bool(one.desirable) for one in data[10:]])
-    assert gained[10:][liked].mean() > gained[10:][~liked].mean()
+    """What judgements do is small beside what the answers that are taught do to all others: so they are also flipped,
+    and only the difference counts."""
+    gained = []
+    for flipped in (False, True):
+        speaker, data = make_speaker(), mixed(flipped)
+        rows = [speaker.encoder.row(one.prompt, one.answer, True) for one in data]
+        before = speaker.sums(rows)
+        trainer = train(speaker, tmp_path / str(flipped), dataset(data), epochs=6, learning_rate=5e-3)
+        gained.append(speaker.sums(rows) - before)
+        assert trainer.curve[-1][0] == trainer.steps
+        assert (gained[-1][:6] > 0).all(), "taught answers are less likely than before"
+    of_judgement = (gained[0] - gained[1])[10:]
+    assert of_judgement[0::2].mean() > of_judgement[1::2].mean()
 
 
 def test_the_same_seed_gives_the_same_bytes(make_speaker: Made, tmp_path: Path) -> None:
