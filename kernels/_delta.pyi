@@ -1,6 +1,7 @@
-def supported() -> dict[str, int]: ...
+def supported(in_pairs: bool, /) -> dict[str, int]: ...
 def apply(
     lanes: int,
+    together: int,
     layer: int,
     slots: int,
     groups: int,
@@ -14,5 +15,5 @@ def apply(
     /,
 ) -> None: ...
 def lay(
-    lanes: int, panels: int, begin: int, rows: int, row_count: int, depth: int, stride: int, size: int, /
+    lanes: int, together: int, panels: int, begin: int, rows: int, row_count: int, depth: int, stride: int, size: int, /
 ) -> None: ...

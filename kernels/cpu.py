@@ -1,9 +1,10 @@
 """The same on CPU: one native call per layer and step (csrc/delta.cpp), in bf16 or float32, sums in float32.
 
 A slot is a row of pointers to packed factors, so filling one copies nothing. Packed factors lie in panels as wide as
-the vectors of the widest instruction set that the machine has.
+the vectors of the widest instruction set that the machine has. Where it multiplies pairs of bf16, these lie together,
+and what A makes of x is rounded to bf16 before B: half the time, for a rounding much smaller than that of the sum.
 
-Shape suffixes: P panels, K padded stacked ranks, L lanes of a vector; else as in reference.py.
+Shape suffixes: P panels, D padded depth, L lanes of a vector; else as in reference.py.
 """
 
 from collections.abc import Sequence
@@ -17,7 +18,23 @@ from polyad.kernels.layer_shape import LayerShape
 from polyad.kernels.terms import Terms
 
 DTYPES = (torch.float32, torch.bfloat16)
-LANES: int = max(_delta.supported().values())
+
+
+@dataclass(frozen=True)
+class Instructions:
+    """A vector's floats, and how many bf16 of a row of weights lie together."""
+
+    lanes: int
+    together: int
+
+
+def supported() -> dict[str, Instructions]:
+    """What this machine has, by name, the fastest first."""
+    pairs = {name: Instructions(lanes, 2) for name, lanes in _delta.supported(True).items()}
+    return pairs | {name: Instructions(lanes, 1) for name, lanes in _delta.supported(False).items()}
+
+
+INSTRUCTIONS = next(iter(supported().values()))
 
 # The layout of the tables; csrc/delta.cpp has the same names.
 _SLOT_FIELDS = _SLOT_USED, _SLOT_RANKS, _SLOT_A, _SLOT_SPARSE = range(4)
@@ -82,7 +99,8 @@ class CpuLayer:
         if bias_O is not None and self._bias_O is None:
             self._bias_O = bias_O.float()
         _delta.apply(
-            LANES,
+            INSTRUCTIONS.lanes,
+            INSTRUCTIONS.together,
             *self._pointers,
             *batch.pointers,
             batch.tokens,
@@ -105,11 +123,11 @@ class _Packing:
     def packed(self) -> Packed:
         present = [terms for terms in self._slices if terms is not None]
         factors = [terms.a_RI for terms in present if terms.a_RI is not None]
-        a_PIL = self._panels(factors) if factors else None
+        a_PDL = self._panels(factors) if factors else None
         fields = [
             bool(present),
-            0 if a_PIL is None else a_PIL.shape[0] * LANES,
-            self._pointer(a_PIL),
+            0 if a_PDL is None else a_PDL.shape[0] * INSTRUCTIONS.lanes,
+            self._pointer(a_PDL),
             any(terms.sparse is not None for terms in present),
         ]
         begin = 0
@@ -119,29 +137,31 @@ class _Packing:
         return Packed(torch.tensor(fields, dtype=torch.int64), tuple(self._tensors))
 
     def _term_fields(self, terms: Terms, begin: int) -> list[int]:
-        b_PRL = None if terms.b_OR is None else self._panels([terms.b_OR])
+        b_PDL = None if terms.b_OR is None else self._panels([terms.b_OR])
         sparse = terms.sparse
         rows = (sparse.starts_O1, sparse.columns_N, sparse.values_N) if sparse is not None else (None, None, None)
         return [
             terms.rank,
             begin,
-            self._pointer(b_PRL),
+            self._pointer(b_PDL),
             self._pointer(terms.row_scale_O, torch.float32),
             self._pointer(terms.bias_O, torch.float32),
             *map(self._pointer, rows, (torch.int32, torch.int32, torch.float32)),
         ]
 
     def _panels(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
-        """The rows of all parts, [rows, depth], as [panels, depth, LANES], padded with zeros."""
+        """The rows of all parts, [rows, depth], as [panels, depth, lanes], padded with zeros."""
         rows, depth, dtype = sum(map(len, parts)), parts[0].shape[1], self._shape.dtype
-        panels_PKL = torch.zeros(-(-rows // LANES), depth, LANES, dtype=dtype)
+        lanes, together = INSTRUCTIONS.lanes, INSTRUCTIONS.together if dtype == torch.bfloat16 else 1
+        panels_PDL = torch.zeros(-(-rows // lanes), -(-depth // together) * together, lanes, dtype=dtype)
         begin = 0
         for part in parts:
             own = part.to(dtype)
             own = own if own.stride(1) == 1 else own.contiguous()
             _delta.lay(
-                LANES,
-                panels_PKL.data_ptr(),
+                lanes,
+                together,
+                panels_PDL.data_ptr(),
                 begin,
                 own.data_ptr(),
                 len(own),
@@ -150,7 +170,7 @@ class _Packing:
                 dtype.itemsize,
             )
             begin += len(own)
-        return panels_PKL
+        return panels_PDL
 
     def _pointer(self, tensor: torch.Tensor | None, dtype: torch.dtype | None = None) -> int:
         if tensor is None:

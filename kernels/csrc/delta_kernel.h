@@ -1,22 +1,67 @@
 // One pass of a layer's deltas over a block of tokens, for vectors of LANES floats. Included once per instruction set.
 //
 // Weights lie in panels of LANES columns, padded with zeros: the A factors of a slot's slices stacked as
-// [ranks / LANES][inputs][LANES], each B as [width / LANES][rank][LANES].
+// [ranks / LANES][inputs][LANES], each B as [width / LANES][rank][LANES]. Where the machine multiplies pairs of bf16,
+// two numbers of a column lie side by side, [inputs / 2][LANES][2], and x and V are bf16 as well.
 
 #include "vector.h"
 
+// What is multiplied with weights that are Numbers, and how many of it at once.
+template <class Number>
+using Operand = std::conditional_t<PAIRS && std::is_same<Number, bfloat16>::value, bfloat16, float>;
+template <class Number>
+constexpr int64_t STEP = std::is_same<Operand<Number>, float>::value ? 1 : 2;
+
+// The numbers of a column, or of a row of x, as they are stored.
+template <class Number>
+static inline int64_t padded(int64_t depth) {
+    return (depth + STEP<Number> - 1) / STEP<Number> * STEP<Number>;
+}
+
+// LANES columns of W at one place, or at two that lie together, and what a row of x adds to their sums there.
+template <class In>
+struct Weights;
+
+template <>
+struct Weights<float> {
+    Vector column;
+
+    Weights() = default;
+    template <class Number>
+    explicit Weights(const Number* from) : column(load(from)) {}
+    Vector add_product(const float* x, Vector sum) const { return sum + *x * column; }
+};
+
+#if PAIRS
+template <>
+struct Weights<bfloat16> {
+    __m512i columns;
+
+    Weights() = default;
+    explicit Weights(const bfloat16* from) : columns(_mm512_loadu_si512(from)) {}
+    Vector add_product(const bfloat16* x, Vector sum) const {
+        int32_t both;
+        std::memcpy(&both, x, sizeof both);
+        return (Vector)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32(both), (__m512bh)columns);
+    }
+};
+#endif
+
 // c[row][0 .. PANELS * LANES) = or += x[row][0 .. depth) W; panel p of W begins at w + p * depth * LANES.
 template <int ROWS, int PANELS, bool ADD, class Number>
-static inline void multiply_tile(const float* const* x, int64_t depth, const Number* w, float* const* c, int64_t at) {
+static inline void multiply_tile(
+    const Operand<Number>* const* x, int64_t depth, const Number* w, float* const* c, int64_t at) {
     Vector sum[ROWS][PANELS];
     for (int row = 0; row < ROWS; ++row)
         for (int panel = 0; panel < PANELS; ++panel)
             sum[row][panel] = ADD ? load(c[row] + at + panel * LANES) : Vector{};
-    for (int64_t k = 0; k < depth; ++k) {
-        Vector column[PANELS];
-        for (int panel = 0; panel < PANELS; ++panel) column[panel] = load(w + (panel * depth + k) * LANES);
+    for (int64_t k = 0; k < depth; k += STEP<Number>) {
+        Weights<Operand<Number>> column[PANELS];
+        for (int panel = 0; panel < PANELS; ++panel)
+            column[panel] = Weights<Operand<Number>>(w + (panel * depth + k) * LANES);
         for (int row = 0; row < ROWS; ++row)
-            for (int panel = 0; panel < PANELS; ++panel) sum[row][panel] += x[row][k] * column[panel];
+            for (int panel = 0; panel < PANELS; ++panel)
+                sum[row][panel] = column[panel].add_product(x[row] + k, sum[row][panel]);
     }
     for (int row = 0; row < ROWS; ++row)
         for (int panel = 0; panel < PANELS; ++panel) store(c[row] + at + panel * LANES, sum[row][panel]);
@@ -25,7 +70,7 @@ static inline void multiply_tile(const float* const* x, int64_t depth, const Num
 // All panels for a few rows, which thereby are read and written from one end to the other.
 template <int ROWS, bool ADD, class Number>
 static void multiply_rows(
-    int64_t rows, const float* const* x, int64_t depth, const Number* w, int64_t panels, float* const* c) {
+    int64_t rows, const Operand<Number>* const* x, int64_t depth, const Number* w, int64_t panels, float* const* c) {
     if (rows == ROWS) {
         int64_t panel = 0;
         for (; panel + 2 <= panels; panel += 2)
@@ -39,7 +84,7 @@ static void multiply_rows(
 // Tiles of nearly equal height: a low one loads as much of W as a high one.
 template <bool ADD, class Number>
 static void multiply(
-    int64_t rows, const float* const* x, int64_t depth, const Number* w, int64_t panels, float* const* c) {
+    int64_t rows, const Operand<Number>* const* x, int64_t depth, const Number* w, int64_t panels, float* const* c) {
     for (int64_t tiles = (rows + TILE - 1) / TILE, row = 0; tiles > 0; --tiles) {
         const int64_t height = (rows - row + tiles - 1) / tiles;
         multiply_rows<TILE, ADD>(height, x + row, depth, w, panels, c + row);
@@ -50,7 +95,8 @@ static void multiply(
 template <class Number>
 class Pass {
   public:
-    Pass(const Layer& layer, const Call& call, Scratch& scratch) : layer(layer), call(call), scratch(scratch) {}
+    Pass(const Layer& layer, const Call& call, Scratch& scratch)
+        : layer(layer), call(call), scratch(scratch), depth(padded<Number>(layer.inputs)) {}
 
     void run() {
         for (int64_t first = 0; first < call.tokens; first += BLOCK) {
@@ -59,7 +105,7 @@ class Pass {
 #pragma omp parallel
             {
 #pragma omp for schedule(static)
-                for (int64_t token = 0; token < block_tokens; ++token) widen(token);
+                for (int64_t token = 0; token < block_tokens; ++token) convert(token);
 #pragma omp for schedule(dynamic)
                 for (size_t item = 0; item < shrinks.size(); ++item) shrink(shrinks[item]);
 #pragma omp for schedule(dynamic)
@@ -69,9 +115,10 @@ class Pass {
     }
 
   private:
-    struct Group {  // the rows of this block that use one slot
+    typedef Operand<Number> In;
+    struct Group {  // the rows of this block that use one slot; each has v_stride numbers of V
         const int64_t* slot;
-        int64_t rows, ranks, v, xt;
+        int64_t rows, ranks, v_stride, v, xt;
         const int32_t* token;
         const float* weight;
     };
@@ -104,8 +151,10 @@ class Pass {
             const int64_t* slot = layer.slot(entry[GROUP_SLOT]);
             if (begin == end || !slot[SLOT_USED]) continue;
             const float* weights = (const float*)entry[GROUP_WEIGHTS] + (begin - tokens);
-            groups.push_back({slot, end - begin, slot[SLOT_RANKS], v, xt, begin, weights});
-            v += (end - begin) * slot[SLOT_RANKS];
+            // Behind an odd last rank its pair ends with a number of its own, which stays zero.
+            const int64_t v_stride = slot[SLOT_RANKS] + STEP<Number> - 1;
+            groups.push_back({slot, end - begin, slot[SLOT_RANKS], v_stride, v, xt, begin, weights});
+            v += (end - begin) * v_stride;
             if (slot[SLOT_SPARSE]) xt += (end - begin + LANES - 1) / LANES * LANES * layer.inputs;
             for (const int32_t* token = begin; token < end; ++token) touched[*token - first] = 1;
             const int32_t group = (int32_t)groups.size() - 1;
@@ -113,8 +162,8 @@ class Pass {
                 for (int64_t panel = 0; panel * LANES < std::max<int64_t>(slot[SLOT_RANKS], 1); panel += 2)
                     shrinks.push_back({group, (int32_t)panel, row});
         }
-        scratch.x.resize(std::is_same<Number, float>::value ? 0 : block_tokens * layer.inputs);
-        scratch.v.resize(v);
+        scratch.x.resize(as_it_is() ? 0 : block_tokens * depth * sizeof(In));
+        scratch.v.resize(v * sizeof(In));
         scratch.xt.resize(xt);
         expands = 0;
         for (int64_t s = 0; s < layer.slices; ++s) expands += (layer.width(s) + COLUMNS - 1) / COLUMNS;
@@ -122,43 +171,54 @@ class Pass {
 
     const Number* x_row(int64_t token) const { return (const Number*)call.x + (block_first + token) * call.x_stride; }
 
-    const float* wide_row(int64_t token) const {
-        if constexpr (std::is_same<Number, float>::value) return x_row(token);
-        return scratch.x.data() + token * layer.inputs;
+    bool as_it_is() const { return std::is_same<Number, In>::value && depth == layer.inputs; }
+
+    const In* in_row(int64_t token) const {
+        if constexpr (std::is_same<Number, In>::value)
+            if (as_it_is()) return x_row(token);
+        return (const In*)scratch.x.data() + token * depth;
     }
 
-    void widen(int64_t token) {
-        if constexpr (!std::is_same<Number, float>::value) {
-            if (!touched[token]) return;
-            const Number* from = x_row(token);
-            float* to = scratch.x.data() + token * layer.inputs;
-            for (int64_t i = 0; i < layer.inputs; ++i) to[i] = to_float(from[i]);
-        }
+    void convert(int64_t token) {
+        if (as_it_is() || !touched[token]) return;
+        const Number* from = x_row(token);
+        In* to = (In*)scratch.x.data() + token * depth;
+        for (int64_t i = 0; i < layer.inputs; ++i) to[i] = from_float<In>(to_float(from[i]));
+        for (int64_t i = layer.inputs; i < depth; ++i) to[i] = In{};
+    }
+
+    In* v_row(const Group& group, int64_t row) const {
+        return (In*)scratch.v.data() + group.v + row * group.v_stride;
     }
 
     // V = weight * (x Aᵀ) for some rows of a slot and two panels of its ranks; once, too, x transposed for S.
     void shrink(const Shrink& item) {
         const Group& group = groups[item.group];
         const int64_t rows = std::min(ROWS, group.rows - item.row);
-        const float* x[ROWS];
-        float* v[ROWS];
+        const In* x[ROWS];
+        float sums[ROWS][2 * LANES], *sum[ROWS];
         for (int64_t row = 0; row < rows; ++row) {
-            x[row] = wide_row(group.token[item.row + row] - block_first);
-            v[row] = scratch.v.data() + group.v + (item.row + row) * group.ranks + item.panel * LANES;
+            x[row] = in_row(group.token[item.row + row] - block_first);
+            sum[row] = sums[row];
         }
         if (item.panel == 0 && group.slot[SLOT_SPARSE]) transpose(group, item.row, rows, x);
         const int64_t panels = std::min<int64_t>(2, group.ranks / LANES - item.panel);
         if (panels <= 0) return;
-        const Number* a = (const Number*)group.slot[SLOT_A] + item.panel * layer.inputs * LANES;
-        multiply<false>(rows, x, layer.inputs, a, panels, v);
-        for (int64_t row = 0; row < rows; ++row)
-            for (int64_t rank = 0; rank < panels * LANES; ++rank) v[row][rank] *= group.weight[item.row + row];
+        const Number* a = (const Number*)group.slot[SLOT_A] + item.panel * depth * LANES;
+        multiply<false>(rows, x, depth, a, panels, sum);
+        for (int64_t row = 0; row < rows; ++row) {
+            In* v = v_row(group, item.row + row);
+            for (int64_t rank = 0; rank < panels * LANES; ++rank)
+                v[item.panel * LANES + rank] = from_float<In>(group.weight[item.row + row] * sums[row][rank]);
+            if (item.panel == 0)
+                for (int64_t rank = group.ranks; rank < group.v_stride; ++rank) v[rank] = In{};
+        }
     }
 
-    void transpose(const Group& group, int64_t first, int64_t rows, const float* const* x) {
+    void transpose(const Group& group, int64_t first, int64_t rows, const In* const* x) {
         for (int64_t row = 0; row < (rows + LANES - 1) / LANES * LANES; ++row) {
             float* to = scratch.xt.data() + group.xt + (first + row) / LANES * LANES * layer.inputs + row % LANES;
-            for (int64_t i = 0; i < layer.inputs; ++i) to[i * LANES] = row < rows ? x[row][i] : 0;
+            for (int64_t i = 0; i < layer.inputs; ++i) to[i * LANES] = row < rows ? to_float(x[row][i]) : 0;
         }
     }
 
@@ -195,14 +255,14 @@ class Pass {
     }
 
     void add_low_rank(const Group& group, const int64_t* terms, int64_t column, int64_t columns, Sum sum) {
-        const int64_t rank = terms[TERM_RANK], panels = (columns + LANES - 1) / LANES;
+        const int64_t rank = padded<Number>(terms[TERM_RANK]), panels = (columns + LANES - 1) / LANES;
         const Number* b = (const Number*)terms[TERM_B] + column * rank;
         for (int64_t first = 0; first < group.rows; first += ROWS) {
             const int64_t rows = std::min(ROWS, group.rows - first);
-            const float* v[ROWS];
+            const In* v[ROWS];
             float* to[ROWS];
             for (int64_t row = 0; row < rows; ++row) {
-                v[row] = scratch.v.data() + group.v + (first + row) * group.ranks + terms[TERM_RANK_BEGIN];
+                v[row] = v_row(group, first + row) + terms[TERM_RANK_BEGIN];
                 to[row] = sum.row(group.token[first + row] - block_first);
             }
             multiply<true>(rows, v, rank, b, panels, to);
@@ -244,6 +304,7 @@ class Pass {
     const Layer& layer;
     const Call& call;
     Scratch& scratch;
+    const int64_t depth;
     std::vector<Group> groups;
     std::vector<Shrink> shrinks;
     std::vector<uint8_t> touched;

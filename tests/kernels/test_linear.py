@@ -7,7 +7,7 @@ from itertools import combinations
 import pytest
 import torch
 
-from polyad.kernels import _delta, cpu
+from polyad.kernels import cpu
 from polyad.kernels.backend import Backend, select
 from polyad.kernels.layer_shape import LayerShape
 from polyad.kernels.linear import LinearDeltas
@@ -68,12 +68,12 @@ class Case:
         assert torch.equal(found[unused], plain[unused])
 
 
-@pytest.fixture(params=["reference", *_delta.supported()])
+@pytest.fixture(params=["reference", *cpu.supported()])
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Backend:
     """The reference, and native code for each instruction set that this machine has."""
     if request.param == "reference":
         return select("reference", CPU, torch.float32)
-    monkeypatch.setattr(cpu, "LANES", _delta.supported()[request.param])
+    monkeypatch.setattr(cpu, "INSTRUCTIONS", cpu.supported()[request.param])
     return select("cpu", CPU, torch.float32)
 
 
@@ -173,6 +173,26 @@ def test_mixed_batch_is_each_token_alone(case: Callable[..., Case]) -> None:
     together = layer.forward(x_TI, weights_TS)
     alone = torch.cat([layer.forward(x_TI[t : t + 1], weights_TS[t : t + 1]) for t in range(33)])
     torch.testing.assert_close(together, alone, atol=TOLERANCE[layer.shape.dtype] * float(alone.abs().max()), rtol=0)
+
+
+@pytest.mark.parametrize("ranks", [(15, 16, 1), (3, 1, 2), (16, 8, 8)], ids=str)
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_token_that_is_not_finite_changes_no_other(
+    case: Callable[..., Case], bad: float, ranks: tuple[int, ...]
+) -> None:
+    """Also where numbers are multiplied in pairs, and the last of an odd row lies beside the first of the next."""
+    layer = case("fused")
+    low_rank = ["low_rank"]
+    for slot in range(2):
+        slices = [layer.slices(low_rank, rank)[place] for place, rank in enumerate(ranks)]
+        layer.fill(slot, slices)
+    x_TI = layer.random.numbers(9, layer.shape.inputs, dtype=layer.shape.dtype)
+    weights_TS = torch.tensor([[0.5, -1.0, 0, 0, 0]] * 9)
+    wanted = layer.forward(x_TI, weights_TS)
+    x_TI[1::2] = bad
+    found = layer.forward(x_TI, weights_TS)
+    assert not found[1::2].isfinite().any()
+    assert torch.equal(found[::2], wanted[::2])
 
 
 def test_nothing_added_is_nothing_changed(case: Callable[..., Case]) -> None:
