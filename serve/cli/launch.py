@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from polyad.serve.cli.background_log import BackgroundLog
 from polyad.serve.cli.example import base_options, what_to_try
 from polyad.serve.cli.json_log import JsonLines
 from polyad.serve.cli.lifetime import Lifetime, end_on_sigterm
@@ -60,14 +61,12 @@ async def _show_example(service: "AdapterService", url: str, settings: Settings,
 
 
 def _write_logs(progress: Progress, log_format: str) -> None:
-    handler = logging.StreamHandler()
-    handler.setFormatter(JsonLines() if log_format == "json" else LogLines(progress))
     if log_format == "text":
         # A line for each request is for machines.
         logging.getLogger("polyad.serve.engine.telemetry").setLevel(logging.WARNING)
     logger = logging.getLogger("polyad")
     logger.setLevel(logging.INFO)
-    logger.addHandler(handler)
+    logger.addHandler(BackgroundLog(JsonLines() if log_format == "json" else LogLines(progress)))
     logger.propagate = False
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import atexit
+import logging
 import multiprocessing
 import os
 import signal
@@ -69,6 +70,7 @@ def _leave(code: int) -> NoReturn:
             with suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
         child.join(_CHILD_S)
+    logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

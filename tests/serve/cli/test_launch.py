@@ -22,6 +22,7 @@ class Server:
         self.report("starting the engine")
         logging.getLogger("polyad.x").info("a log line")
         logging.getLogger("polyad.x").debug("not this one")
+        logging.getLogger("polyad").handlers[0].flush()
         await self.when_up("service", "http://127.0.0.1:9000")
         names = ("VLLM_LOGGING_LEVEL", "VLLM_LOGGING_STREAM", "HF_HUB_OFFLINE")
         self.seen |= {name: os.environ.get(name) for name in names}
