@@ -10,6 +10,7 @@ from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
+from starlette.types import Message, Receive
 
 from polyad.adapters_store.errors import InvalidInput
 from polyad.adapters_store.source import AdapterFiles
@@ -50,7 +51,8 @@ class Upload:
     async def received(cls, request: Request) -> AsyncIterator["Upload"]:
         """Receive the form; its files live until the context ends. Raises InvalidInput."""
         try:
-            form = await request.form(max_files=3, max_fields=2, max_part_size=4096)
+            whole = Request(request.scope, _in_large_pieces(request.receive))
+            form = await whole.form(max_files=3, max_fields=2, max_part_size=4096)
         except HTTPException as error:
             raise InvalidInput("body", error.detail, "multipart/form-data with the documented fields") from error
         try:
@@ -63,6 +65,24 @@ class Upload:
                 yield cls(_text(form, "name"), AdapterFiles(config, weights, "upload", initial), aliases)
         finally:
             await form.close()
+
+
+def _in_large_pieces(receive: Receive) -> Receive:
+    """The body in pieces of _CHUNK bytes or a little more: each costs the form's parser a visit to another thread."""
+
+    async def receive_piece() -> Message:
+        message = await receive()
+        pieces = [message.get("body", b"")]
+        size = len(pieces[0])
+        while message.get("more_body") and size < _CHUNK:
+            message = await receive()
+            if message["type"] != "http.request":
+                return message
+            pieces.append(message.get("body", b""))
+            size += len(pieces[-1])
+        return message if len(pieces) == 1 else {**message, "body": b"".join(pieces)}
+
+    return receive_piece
 
 
 def _check_fields(form: FormData) -> None:
