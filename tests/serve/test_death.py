@@ -23,8 +23,9 @@ from tests.fixtures.server import ServerProcess, polyad_command
 # No test fails for a slow machine: these only end what hangs.
 BACK_S = 300.0
 PATIENCE_S = 120.0
-# More tokens than any test waits for.
+# Tokens of a stream that is to run when something is killed; and how often it is begun again, if it ended before.
 LONG = 900
+TRIES = 6
 _OPTIONS = ("--slots", "2", "--max-rank", "16", "--drain-s", str(BACK_S))
 PROMPT = "The capital of France is"
 
@@ -84,6 +85,10 @@ class Stream:
         self.thread.start()
         until(lambda: self.tokens > 2 or bool(self.error), PATIENCE_S, "a stream's first tokens")
 
+    @property
+    def running(self) -> bool:
+        return self.thread.is_alive()
+
     def _read(self) -> None:
         body = {"model": self.model, "prompt": PROMPT, "max_tokens": self.length, "ignore_eos": True, "stream": True}
         try:
@@ -100,6 +105,15 @@ class Stream:
             event = json.loads(line.removeprefix("data: "))
             self.error = self.error or str(event.get("error", ""))
             self.tokens += 1
+
+
+def running(url: str, *models: str) -> list[Stream]:
+    """A stream of each model, all of which run."""
+    for _ in range(TRIES):
+        streams = [Stream(url, model) for model in models]
+        if all(stream.running for stream in streams):
+            return streams
+    raise AssertionError(f"{TRIES} times streams ended before all of them ran")
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +140,7 @@ def mortal(base_model: Path, adapters: list[Path], tmp_path_factory: pytest.Temp
 
 @pytest.mark.parametrize("victim", [ENGINE, WORKER])
 def test_engine_killed(mortal: Mortal, victim: str) -> None:
-    streams = [Stream(mortal.process.url, model) for model in ("steady", mortal.model.name, "steady")]
+    streams = running(mortal.process.url, "steady", mortal.model.name, "steady")
     child(mortal.pid, victim).kill()
     for stream in streams:
         stream.thread.join(PATIENCE_S)
@@ -184,8 +198,8 @@ def test_redis_killed(mortal: Mortal, adapters: list[Path]) -> None:
 def test_server_killed(mortal: Mortal, adapters: list[Path]) -> None:
     mortal.push("promoted", adapters[5])
     mortal.push("promoted", adapters[6])
-    stream = Stream(mortal.process.url, "steady")
     mortal.request("PUT", "/v1/adapters/promoted/aliases/production", version="v2").raise_for_status()
+    (stream,) = running(mortal.process.url, "steady")
     children = family(mortal.pid)
     mortal.process.process.kill()
     mortal.process.process.wait(PATIENCE_S)

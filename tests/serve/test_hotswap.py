@@ -2,16 +2,17 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import httpx
 import pytest
 
 from polyad.adapters_store.base_model import BaseModel
-from tests.fixtures.answers import TIE, Answer, Stream, ask, doubt
+from tests.fixtures.answers import TIE, Answer, Stream, ask, beside, doubt
 
 PROMPT = "The history of the lighthouse begins"
-# Tokens of what must be running still when other requests have been answered, also where those are slow.
+# Tokens of what is to run still when other requests have been answered.
 LONG = 300
 SIZE = 0.2
 
@@ -25,6 +26,11 @@ class Adapter:
         self.name = name
         self._client = client
         self._twins = twins
+
+    def begin(self, version: str) -> list[Stream]:
+        """Streams of a version, which is promoted first."""
+        self.promote(version).raise_for_status()
+        return [self.stream()]
 
     def ask(self, reference: str = "") -> Answer:
         return ask(self._client, self.name + reference, PROMPT)
@@ -53,16 +59,24 @@ class Adapter:
 
 
 @pytest.fixture
-def adapter(
+def new_adapter(
     client: httpx.Client, new_name: Callable[[], str], make_adapter: Callable[..., Path], push: Push
-) -> Adapter:
-    name, twins = new_name(), {}
-    for seed, version in enumerate(("v1", "v2")):
-        folder = make_adapter(seed=seed, size=SIZE)
-        assert push(name, folder) == version
-        twins[version] = new_name()
-        push(twins[version], folder)
-    return Adapter(client, name, twins)
+) -> Callable[[], Adapter]:
+    def new() -> Adapter:
+        name, twins = new_name(), {}
+        for seed, version in enumerate(("v1", "v2")):
+            folder = make_adapter(seed=seed, size=SIZE)
+            assert push(name, folder) == version
+            twins[version] = new_name()
+            push(twins[version], folder)
+        return Adapter(client, name, twins)
+
+    return new
+
+
+@pytest.fixture
+def adapter(new_adapter: Callable[[], Adapter]) -> Adapter:
+    return new_adapter()
 
 
 def resident(client: httpx.Client) -> int:
@@ -72,10 +86,12 @@ def resident(client: httpx.Client) -> int:
 
 def test_request_ends_on_the_version_it_began_with(adapter: Adapter) -> None:
     for before, promoted, after in (("v1", "v2", "v2"), ("v2", "previous", "v1")):
-        stream = adapter.stream()
-        adapter.promote(promoted, if_current=before).raise_for_status()
-        answer = adapter.ask()
-        assert stream.running
+
+        def promote_and_ask(before: str = before, promoted: str = promoted) -> Answer:
+            adapter.promote(promoted, if_current=before).raise_for_status()
+            return adapter.ask()
+
+        (stream,), answer = beside(partial(adapter.begin, before), promote_and_ask)
         adapter.check(answer, after)
         adapter.check_stream(stream, before)
 
@@ -87,28 +103,39 @@ def test_promotion_that_lost_the_race_changes_nothing(adapter: Adapter) -> None:
 
 
 def test_versions_side_by_side(adapter: Adapter) -> None:
-    streams = {version: adapter.stream(f"@{version}") for version in ("v1", "v2")}
-    answers = {version: adapter.ask(f"@{version}") for version in streams}
-    assert all(stream.running for stream in streams.values())
-    for version, stream in streams.items():
-        adapter.check(answers[version], version)
+    versions = ("v1", "v2")
+    streams, answers = beside(
+        lambda: [adapter.stream(f"@{version}") for version in versions],
+        lambda: [adapter.ask(f"@{version}") for version in versions],
+    )
+    for version, stream, answer in zip(versions, streams, answers, strict=True):
+        adapter.check(answer, version)
         adapter.check_stream(stream, version)
 
 
 def test_deleted_adapter_is_refused_at_once_and_a_running_stream_ends_well(
-    adapter: Adapter, client: httpx.Client
+    new_adapter: Callable[[], Adapter], client: httpx.Client
 ) -> None:
-    adapter.ask("@v2")
-    stream = adapter.stream()
-    before = resident(client)
-    adapter.delete().raise_for_status()
+    adapters: list[Adapter] = []
+
+    def begin() -> list[Stream]:
+        adapters.append(new_adapter())
+        adapters[-1].ask("@v2")
+        return [adapters[-1].stream()]
+
+    def delete() -> tuple[int, int]:
+        before = resident(client)
+        adapters[-1].delete().raise_for_status()
+        return before, resident(client)
+
+    (stream,), (before, left) = beside(begin, delete)
+    adapter = adapters[-1]
+    assert left == before - 1  # v2 was idle and left at once; v1 is in use
     for model in (adapter.name, f"{adapter.name}@v1", f"{adapter.name}@v2"):
         body = {"model": model, "prompt": PROMPT, "max_tokens": 1}
         answer = client.post("/v1/completions", json=body)
         assert (answer.status_code, answer.json()["error"]["param"]) == (404, "model")
     assert adapter.name not in {model["id"] for model in client.get("/v1/models").json()["data"]}
-    assert resident(client) == before - 1  # v2 was idle and left at once; v1 is in use
-    assert stream.running
     stream.end()
     deadline = time.monotonic() + 120
     while resident(client) != before - 2:
