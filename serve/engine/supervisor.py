@@ -11,6 +11,7 @@ from vllm.usage.usage_lib import UsageContext
 from polyad.serve.engine import metrics
 from polyad.serve.engine.arguments import engine_arguments
 from polyad.serve.engine.engine import AdapterEngine
+from polyad.serve.engine.remains import forget_engines
 from polyad.serve.engine.residency import Residency
 from polyad.serve.engine.telemetry import Telemetry
 
@@ -119,6 +120,8 @@ class Supervisor:
         engine, self.engine = self.engine, None
         if engine is not None:
             await asyncio.to_thread(engine.shutdown)
+        del engine
+        forget_engines()
 
     async def _revive(self, pause: float) -> None:
         while True:

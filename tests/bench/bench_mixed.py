@@ -41,6 +41,8 @@ KILL_EVERY_S = 240.0
 GROWTH_MB = 48.0
 PROMPT = "The lighthouse keeper said"
 _PINNED = "pinned"
+_SERVED = frozenset({"200", "201", "left"})
+_REFUSED = frozenset({"404", "409"})
 _TOLD = frozenset({"503", "stream error", "cut"})
 
 
@@ -54,7 +56,7 @@ class Record:
 
     def note(self, asked: str, outcome: str, was_away: bool = False) -> None:
         self.outcomes[asked, outcome] += 1
-        failed = outcome not in ("200", "left", "404", "409")
+        failed = outcome not in (*_SERVED, *_REFUSED)
         if failed and not (outcome in _TOLD and (self.away or was_away)):
             self.calm_failures[asked, outcome] += 1
 
@@ -305,8 +307,8 @@ def judge(
     for version in lost:
         print(f"{version} was acknowledged, and is lost")
     counts = record.outcomes
-    served = sum(count for (_, outcome), count in counts.items() if outcome in ("200", "left"))
-    refused = sum(count for (_, outcome), count in counts.items() if outcome in ("404", "409"))
+    served = sum(count for (_, outcome), count in counts.items() if outcome in _SERVED)
+    refused = sum(count for (_, outcome), count in counts.items() if outcome in _REFUSED)
     return {
         "served": served,
         "refused": refused,
