@@ -32,6 +32,8 @@ class SlotScheduler(AsyncScheduler):
         self._lockstep = Lockstep(self)
         self._groups = GroupAdmission(self, self._lockstep, slot_wait_s, self._turn)
         self._seats = SeatSharing(self, self._fair_share, self._lockstep, claim_of)
+        self._tokens_cost_time = self.vllm_config.device_config.device_type == "cpu"
+        self._sitting_out: frozenset[str] = frozenset()
         # Or vLLM would admit by its own count.
         self.lora_config = None
 
@@ -41,9 +43,12 @@ class SlotScheduler(AsyncScheduler):
 
     def schedule(self, *args: Any, **kwargs: Any) -> Any:
         self._line_up()
+        self._sitting_out = frozenset()
         if self.waiting and self._admission.has_slots(self._demand(self.waiting.peek_request())):
             if self._seats.make_room():
                 self._line_up()
+            if self._tokens_cost_time:
+                self._sitting_out = self._seats.sit_out()
         if self._lockstep:
             self._lockstep.plan()
             self._groups.begin(time.time())
@@ -100,6 +105,8 @@ class SlotScheduler(AsyncScheduler):
         return admitted
 
     def _reserve_prefill_lookahead(self, request: Request, num_computed_tokens: int, num_new_tokens: int) -> int:
+        if request.request_id in self._sitting_out:
+            return 0
         new: int = super()._reserve_prefill_lookahead(request, num_computed_tokens, num_new_tokens)
         return self._lockstep.hold(request, num_computed_tokens, new)
 

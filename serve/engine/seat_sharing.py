@@ -8,6 +8,9 @@ before; of that tenant the request that came last, so that those before it alway
 prompt and answer so far, and loses no token. Who holds more than its share asks for more than its share: so no two
 tenants take seats from each other, and floods take none. Nor does a fusion: it is let in only if all of it fits to its
 end, and would not come by that with a seat at a time.
+
+Where a step takes the longer the more runs in it, which is so on a CPU, those who ask for more than their share also
+sit out the one step in which such a request begins.
 """
 
 from collections import Counter
@@ -16,7 +19,7 @@ from dataclasses import dataclass
 
 from vllm.v1.core.sched.interface import PauseState
 from vllm.v1.core.sched.scheduler import Scheduler
-from vllm.v1.request import Request
+from vllm.v1.request import Request, RequestStatus
 
 from polyad.serve.engine.fair_share import Claim, FairShare
 from polyad.serve.engine.lockstep import Lockstep
@@ -58,17 +61,16 @@ class SeatSharing:
         self._fair_share = fair_share
         self._lockstep = lockstep
         self._claim = claim
+        self._let_through = ""
 
     def make_room(self) -> bool:
         """Preempt what the first that waits may take; whether anything was."""
         scheduler = self._scheduler
         first = scheduler.waiting.peek_request()
-        if scheduler.pause_state != PauseState.UNPAUSED or not self._may_take(first) or self._has_room(first):
+        if not self._may_take(first) or self._has_room(first):
             return False
-        claims = [self._claim(one) for one in (*scheduler.running, *scheduler.waiting)]
-        entitled = entitlements({claim.tenant: claim.weight for claim in claims}, scheduler.max_num_active_reqs)
-        tenant = self._claim(first).tenant
-        if sum(claim.tenant == tenant for claim in claims) > entitled[tenant]:
+        asked, entitled = self._shares()
+        if asked[self._claim(first).tenant] > entitled[self._claim(first).tenant]:
             return False
         preempted = False
         while not self._has_room(first):
@@ -81,12 +83,38 @@ class SeatSharing:
             preempted = True
         return preempted
 
+    def sit_out(self) -> frozenset[str]:
+        """The requests that are not in this step, because the first that waits begins in it: once for each."""
+        scheduler = self._scheduler
+        first = scheduler.waiting.peek_request()
+        begins = first.status in (RequestStatus.WAITING, RequestStatus.PREEMPTED) and self._may_take(first)
+        if not begins or first.request_id == self._let_through or not self._has_room(first):
+            return frozenset()
+        asked, entitled = self._shares()
+        beyond = {tenant for tenant, count in asked.items() if count > entitled[tenant]}
+        if self._claim(first).tenant in beyond:
+            return frozenset()
+        self._let_through = first.request_id
+        return frozenset(
+            one.request_id
+            for one in scheduler.running
+            if self._lockstep.group_of(one) is None and self._claim(one).tenant in beyond
+        )
+
+    def _shares(self) -> tuple[Counter[str], dict[str, int]]:
+        """The seats that each tenant asks for, running and waiting, and those that it may count on."""
+        scheduler = self._scheduler
+        claims = [self._claim(one) for one in (*scheduler.running, *scheduler.waiting)]
+        entitled = entitlements({claim.tenant: claim.weight for claim in claims}, scheduler.max_num_active_reqs)
+        return Counter(claim.tenant for claim in claims), entitled
+
     def _served(self, request: Request) -> float:
         return self._fair_share.tenants[self._claim(request).tenant]
 
     def _may_take(self, request: Request) -> bool:
         """Not a fusion, nor one that gave its own seat up a moment ago and still has tokens on their way."""
-        return self._lockstep.group_of(request) is None and not request.num_stale_output_tokens
+        unpaused = self._scheduler.pause_state == PauseState.UNPAUSED
+        return unpaused and self._lockstep.group_of(request) is None and not request.num_stale_output_tokens
 
     def _has_room(self, request: Request) -> bool:
         scheduler, lockstep = self._scheduler, self._lockstep
