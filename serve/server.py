@@ -18,6 +18,7 @@ from polyad.adapters_store.blobs import BlobStore
 from polyad.adapters_store.ending import end
 from polyad.adapters_store.errors import ConfigError, NotFound
 from polyad.adapters_store.names import PUBLIC
+from polyad.adapters_store.pace import Pace
 from polyad.adapters_store.registry import Change, EmbeddedRedis, Event, MergedVersion, Registry, Version, masked
 from polyad.adapters_store.source import SourcePolicy
 from polyad.serve.api.app import complete_app
@@ -129,7 +130,8 @@ class Server:
         merged = Merges(settings.max_rank)
         resolver = Resolver(registry.snapshot, PUBLIC, base_names, base.fingerprint, settings.slots, merged)
         catalog = RegistryCatalog(registry, resolver)
-        adapters = self._adapters(registry, blobs, residency, base, base_names)
+        pace = Pace(lambda: supervisor.needs_cores)
+        adapters = self._adapters(registry, blobs, residency, base, base_names, pace)
         merges = self._merges(registry, blobs, resolver, merged, residency, arguments)
         registry.subscribe(lambda event: _revoke(event, registry, residency))
         _watch(registry)
@@ -195,7 +197,13 @@ class Server:
             await rpc.stop(0)
 
     def _adapters(
-        self, registry: Registry, blobs: BlobStore, residency: Residency, base: BaseModel, reserved: Sequence[str]
+        self,
+        registry: Registry,
+        blobs: BlobStore,
+        residency: Residency,
+        base: BaseModel,
+        reserved: Sequence[str],
+        pace: Pace,
     ) -> AdapterService:
         settings = self.settings
         scratch = settings.state_dir / "scratch"
@@ -214,6 +222,7 @@ class Server:
             reserved=reserved,
             adapter_root=settings.adapter_root,
             source_timeout_s=settings.source_timeout_s,
+            pace=pace,
         )
 
     def _merges(

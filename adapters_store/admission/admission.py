@@ -14,6 +14,7 @@ from polyad.adapters_store.errors import InvalidAdapter, TooLarge
 from polyad.adapters_store.formats.config_values import printable
 from polyad.adapters_store.formats.reader import Reader
 from polyad.adapters_store.formats.tensor_file import TensorFile
+from polyad.adapters_store.pace import Pace
 
 FILE = "adapter_model"
 INITIAL = "initial"
@@ -42,11 +43,13 @@ def admit(
     limits: Limits,
     destination: Path,
     initial: Path | None = None,
+    pace: Pace | None = None,
 ) -> Admitted:
     """Check an adapter's adapter_config.json and adapter_model.safetensors, and write the delta file to `destination`.
 
     `initial` are the weights before training, for kinds that are relative to them. Memory is bounded by the limits on
-    config and header, and one module's tensors where they are computed. Blocks: call it in a thread. Raises
+    config and header, and one module's tensors where they are computed. Blocks: call it in a thread; `pace` says when
+    it rests. Raises
     InvalidAdapter or TooLarge, or InvalidInput for base weights that are needed and cannot be used; then `destination`
     is untouched.
     """
@@ -59,7 +62,7 @@ def admit(
     ):
         modules = reader.read(file, base, first)
         _check_limits(modules, limits)
-        digest = write_modules(modules, destination)
+        digest = write_modules(modules, destination, pace)
     return Admitted(
         digest=digest,
         size=destination.stat().st_size,

@@ -32,13 +32,14 @@ class BlobStore:
         """Make the folders and remove what interrupted writes left. To be called once, before anything else."""
         await asyncio.to_thread(self._root.start)
 
-    async def put(self, path: Path, digest: str) -> None:
+    async def put(self, path: Path, digest: str, just_written: bool = False) -> None:
         """Store the file at `path`, whole or not at all; storing it again repairs it. The file itself may become the
         blob: it is not to be written to any more.
 
-        CorruptBlob if its bytes do not have the digest.
+        CorruptBlob if its bytes do not have the digest; who has `just_written` them and taken it from them may save
+        that they are read again for it.
         """
-        await asyncio.to_thread(self._root.put, path, check_digest(digest))
+        await asyncio.to_thread(self._root.put, path, check_digest(digest), just_written)
 
     async def fetch(self, digest: str) -> Path:
         """A local, verified file. It may leave the cache at any time: `lease` keeps it.

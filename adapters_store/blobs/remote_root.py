@@ -38,7 +38,7 @@ class RemoteRoot:
                 if _age_seconds(info) > LEFTOVER_SECONDS:
                     self._remove(path)
 
-    def put(self, path: Path, digest: str) -> None:
+    def put(self, path: Path, digest: str, just_written: bool = False) -> None:
         partial = f"{self._prefix}/{_PARTIAL_FOLDER}/{digest}.{secrets.token_hex(8)}"
         target = self._path(digest)
         with unavailable("put"):

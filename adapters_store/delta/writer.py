@@ -16,6 +16,7 @@ from polyad.adapters_store.delta.delta import Delta
 from polyad.adapters_store.delta.header import LENGTH_BYTES
 from polyad.adapters_store.delta.module_source import ModuleSource, TensorSource
 from polyad.adapters_store.errors import InvalidInput
+from polyad.adapters_store.pace import Pace
 
 LOW_RANK_FORMAT = "1"
 FORMAT = "2"
@@ -42,7 +43,7 @@ def write_delta(delta: Delta, path: Path) -> str:
     )
 
 
-def write_modules(modules: Mapping[str, ModuleSource], path: Path) -> str:
+def write_modules(modules: Mapping[str, ModuleSource], path: Path, pace: Pace | None = None) -> str:
     """The same for tensors that need not be in memory: they are asked for in the order of their names."""
     tensors = {f"{module}.{part}": tensor for module, one in modules.items() for part, tensor in one.tensors.items()}
     with atomic_file(path) as file:
@@ -53,6 +54,8 @@ def write_modules(modules: Mapping[str, ModuleSource], path: Path) -> str:
             for piece in tensors[name].pieces():
                 _write(file, digest, piece)
                 written += len(piece)
+                if pace is not None:
+                    pace.rest()
             if written != tensors[name].size:
                 raise InvalidInput(name, f"{written} bytes", f"{tensors[name].size} bytes")
     return digest.hexdigest()

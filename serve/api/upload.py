@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive
 
 from polyad.adapters_store.errors import InvalidInput
+from polyad.adapters_store.pace import Pace
 from polyad.adapters_store.source import AdapterFiles
 from polyad.serve.service.scratch_folder import scratch_folder
 
@@ -48,10 +49,10 @@ class Upload:
 
     @classmethod
     @asynccontextmanager
-    async def received(cls, request: Request) -> AsyncIterator["Upload"]:
+    async def received(cls, request: Request, pace: Pace) -> AsyncIterator["Upload"]:
         """Receive the form; its files live until the context ends. Raises InvalidInput."""
         try:
-            whole = Request(request.scope, _in_large_pieces(request.receive))
+            whole = Request(request.scope, _in_large_pieces(request.receive, pace))
             form = await whole.form(max_files=3, max_fields=2, max_part_size=4096)
         except HTTPException as error:
             raise InvalidInput("body", error.detail, "multipart/form-data with the documented fields") from error
@@ -67,10 +68,11 @@ class Upload:
             await form.close()
 
 
-def _in_large_pieces(receive: Receive) -> Receive:
+def _in_large_pieces(receive: Receive, pace: Pace) -> Receive:
     """The body in pieces of _CHUNK bytes or a little more: each costs the form's parser a visit to another thread."""
 
     async def receive_piece() -> Message:
+        await pace.pause()
         message = await receive()
         pieces = [message.get("body", b"")]
         size = len(pieces[0])

@@ -56,6 +56,7 @@ class DeltaManager:
         """Prepare the step: `mapping` names the composition of each token."""
         if mapping is not None and mapping.type != LoRAMappingType.LANGUAGE:
             return
+        self.host.step()
         compositions = {request.lora_int_id: weights(request) for request in requests}
         needed = {engine_id for terms in compositions.values() for engine_id in terms}
         self._slots.hold({engine_id: self.host[engine_id] for engine_id in needed}, self.host.owners)

@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -19,6 +20,9 @@ READY = "ready"
 FAILED = "failed: "
 
 _NICENESS = 10
+# Between two layers, while steps are made: what packs and what launches a step's operations are one Python.
+_REST_S = 0.001
+_STEPS_APART_S = 0.5
 
 
 def _yield_to_the_engine() -> None:
@@ -47,6 +51,11 @@ class HostMemory:
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="polyad-load", initializer=_yield_to_the_engine)
         self._reads: dict[int, Future[PackedVersion]] = {}
         self.owners: dict[int, str] = {}
+        self._stepped = -_STEPS_APART_S
+
+    def step(self) -> None:
+        """A step is made now."""
+        self._stepped = time.monotonic()
 
     def load(self, engine_id: int, path: str, owner: str = "") -> None:
         """Begin to bring a delta file into host memory; returns at once. `owner` is the tenant that asked for it."""
@@ -85,7 +94,11 @@ class HostMemory:
 
     def _packed(self, delta: Delta) -> PackedVersion:
         changes = {self._rename(module): change for module, change in delta.modules.items()}
-        packed = {name: self._in_layer(layer, changes) for name, layer in self._layers.items()}
+        packed = {}
+        for name, layer in self._layers.items():
+            packed[name] = self._in_layer(layer, changes)
+            if time.monotonic() - self._stepped < _STEPS_APART_S:
+                time.sleep(_REST_S)
         if self._whole and (lost := changes.keys() - _claimed(self._layers)):
             raise ValueError(f"the engine has no layer for {', '.join(sorted(map(str, lost))[:5])}")
         return {name: found for name, found in packed.items() if found is not None}

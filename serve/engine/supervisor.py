@@ -6,6 +6,7 @@ import time
 from argparse import Namespace
 from collections.abc import Awaitable, Callable
 
+from vllm.platforms import current_platform
 from vllm.usage.usage_lib import UsageContext
 
 from polyad.serve.engine import metrics
@@ -55,6 +56,12 @@ class Supervisor:
     def ready(self) -> bool:
         """Whether requests can be sent to the engine now."""
         return self.state == READY and self.engine is not None and not self.engine.errored
+
+    @property
+    def needs_cores(self) -> bool:
+        """Whether requests run on the machine's own cores, which all that computes beside them takes from them."""
+        engine = self.engine
+        return engine is not None and current_platform.is_cpu() and engine.get_num_unfinished_requests() > 0
 
     async def start(self) -> None:
         """Start the first engine and the watch over it. Raises what vLLM raises if it cannot start at all."""

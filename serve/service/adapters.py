@@ -18,6 +18,7 @@ from polyad.adapters_store.errors import (
     UnknownVersion,
 )
 from polyad.adapters_store.names import VERSION_RULE, check_alias, check_name, version_number
+from polyad.adapters_store.pace import Pace
 from polyad.adapters_store.registry import UNSET, Adapter, Registry, Unset, Version, VersionDraft
 from polyad.adapters_store.source import AdapterFiles, SourcePolicy, fetch_source, folder_source
 from polyad.serve.compose import Plan
@@ -55,6 +56,7 @@ class AdapterService:
         reserved: Collection[str] = (),
         adapter_root: Path | None = None,
         source_timeout_s: float = 600,
+        pace: Pace | None = None,
     ) -> None:
         self._registry = registry
         self._blobs = blobs
@@ -68,6 +70,7 @@ class AdapterService:
         self._adapter_root = adapter_root
         self._source_timeout_s = source_timeout_s
         self._background = Background()
+        self.pace = pace or Pace()
 
     def of(self, tenant: str) -> "AdapterService":
         """The same for another tenant's adapters."""
@@ -159,9 +162,9 @@ class AdapterService:
         async with scratch_folder(self._scratch) as folder:
             canonical = folder / "delta.safetensors"
             admitted = await self._background.run(
-                admit, files.config, files.weights, self._base, self._limits, canonical, files.initial
+                admit, files.config, files.weights, self._base, self._limits, canonical, files.initial, self.pace
             )
-            await self._blobs.put(canonical, admitted.digest)
+            await self._blobs.put(canonical, admitted.digest, just_written=True)
         return VersionDraft(
             digest=admitted.digest,
             size=admitted.size,
