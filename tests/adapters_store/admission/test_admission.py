@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -17,6 +17,7 @@ from polyad.adapters_store.base_model import BaseModel
 from polyad.adapters_store.delta import read_delta
 from polyad.adapters_store.errors import InvalidAdapter, TooLarge
 from polyad.adapters_store.formats.lora_keys import LORA_KEYS
+from tests.fixtures.fuzzing import fuzz
 
 Make = Callable[..., Any]
 Q0 = "base_model.model.model.layers.0.self_attn.q_proj"
@@ -351,10 +352,7 @@ def test_refusal_keeps_what_was_there(adapter: Any) -> None:
     assert adapter.left_behind() == [adapter.destination]
 
 
-FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-
-
-@FUZZ
+@fuzz(150)
 @given(data=st.data())
 def test_mutated_files_are_admitted_or_refused(adapter: Any, data: st.DataObject) -> None:
     weights, config = adapter.weights.read_bytes(), adapter.config.read_bytes()
@@ -375,7 +373,7 @@ def test_mutated_files_are_admitted_or_refused(adapter: Any, data: st.DataObject
         adapter.config.write_bytes(config)
 
 
-@FUZZ
+@fuzz(150)
 @given(
     key=st.sampled_from(["r", "lora_alpha", "rank_pattern", "alpha_pattern", "target_modules", "exclude_modules"])
     | st.sampled_from(["layers_to_transform", "layers_pattern", "init_lora_weights", "task_type", "bias"])

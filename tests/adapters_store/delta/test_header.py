@@ -7,13 +7,14 @@ from typing import Any, BinaryIO
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from polyad.adapters_store.delta import parse_header
 from polyad.adapters_store.errors import InvalidAdapter, TooLarge
+from tests.fixtures.fuzzing import fuzz
 
 ENTRY = {"dtype": "F32", "shape": [1, 2], "data_offsets": [0, 8]}
 
@@ -113,7 +114,6 @@ def agrees_with_library(path: Path, content: bytes) -> None:
         raise AssertionError(f"accepted {content!r}") from error
 
 
-FUZZ = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 VALID = save({"x": torch.ones(2, 3), "y": torch.ones(4, dtype=torch.float16)}, {"key": "value"})
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
@@ -122,20 +122,20 @@ JSON = st.recursive(
 )
 
 
-@FUZZ
+@fuzz(300)
 @given(content=st.binary(max_size=200))
 def test_random_bytes(tmp_path: Path, content: bytes) -> None:
     agrees_with_library(tmp_path / "f", content)
     agrees_with_library(tmp_path / "f", file_bytes(b"{" + content))
 
 
-@FUZZ
+@fuzz(300)
 @given(position=st.integers(0, len(VALID) - 1), value=st.binary(max_size=3), drop=st.integers(0, 3))
 def test_mutated_file(tmp_path: Path, position: int, value: bytes, drop: int) -> None:
     agrees_with_library(tmp_path / "f", VALID[:position] + value + VALID[position + drop :])
 
 
-@FUZZ
+@fuzz(300)
 @given(
     entries=st.dictionaries(
         st.sampled_from(["a", "b", "__metadata__"]) | st.text(max_size=4),

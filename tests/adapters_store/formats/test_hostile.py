@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from peft import AdaLoraConfig, IA3Config, LoraConfig, ShiraConfig, VeraConfig
 
 from polyad.adapters_store.delta import read_delta
 from polyad.adapters_store.errors import InvalidInput
+from tests.fixtures.fuzzing import fuzz
 from tests.fixtures.tiny import Adapter, Tensors, Tiny
 
 Q0, O0 = "model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.o_proj"
@@ -67,10 +68,6 @@ def admitted_or_refused(adapter: Adapter) -> None:
         for change in read_delta(adapter.destination).modules.values():
             assert all(not t.is_floating_point() or t.isfinite().all() for t in change.tensors.values())
         adapter.destination.unlink()
-
-
-def fuzz(examples: int) -> settings:
-    return settings(max_examples=examples, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @fuzz(25)

@@ -9,11 +9,12 @@ from typing import Any
 import numpy
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from polyad.adapters_store.errors import InvalidInput
 from polyad.adapters_store.importer.restricted_pickle import read_pickled_tensors
+from tests.fixtures.fuzzing import fuzz
 
 
 def saved(path: Path, value: object) -> Path:
@@ -161,7 +162,7 @@ def test_the_old_format_is_refused(tmp_path: Path) -> None:
         read_pickled_tensors(tmp_path / "f")
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@fuzz(80)
 @given(at=st.floats(0, 1, exclude_max=True), piece=st.binary(min_size=1, max_size=4))
 def test_mutated_pickles_are_read_or_refused(tmp_path: Path, at: float, piece: bytes) -> None:
     path = saved(tmp_path / "f", {"diffs": {"w": {"size": (2, 2), "values": torch.ones(2)}}, "abs": {}})

@@ -11,6 +11,7 @@ from polyad.adapters_store.errors import InvalidInput
 from polyad.adapters_store.names import MODEL_RULE, NAME_RULE, VERSION_RULE
 from polyad.serve.compose import Expression, from_json, parse, to_json
 from tests.fixtures.compositions import expressions, json_values
+from tests.fixtures.fuzzing import fuzz
 
 
 @pytest.mark.parametrize(
@@ -161,8 +162,8 @@ def test_field_is_the_callers() -> None:
     assert refused.value.field == "composition.blend.0.weight"
 
 
+@fuzz(300)
 @given(json_values | st.dictionaries(st.integers(), json_values, min_size=1))
-@settings(max_examples=300, deadline=None)
 @example(nested(10**5, "blend"))
 @example(nested(10**5, "of"))
 @example({"adapter": nested(10**5, "of")})

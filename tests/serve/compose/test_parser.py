@@ -12,6 +12,7 @@ from polyad.adapters_store.errors import InvalidInput, InvalidName
 from polyad.adapters_store.names import MODEL_RULE, NAME_RULE, VERSION_RULE
 from polyad.serve.compose import Reference, parse
 from polyad.serve.compose.parser import is_composition
+from tests.fixtures.fuzzing import fuzz
 
 DIGEST = "0f3a" * 16
 
@@ -253,11 +254,11 @@ PIECES = [
     *"+-*(),;=@. \t\nae0179\0\u00e9",
     *("support", "ties(", "fuse(", "0.5", "*0.5", " - ", "1e-2", "1e-300", "*5e-324", "; x=", "a@v1", "..", "\ud800"),
 ]
-fuzz = st.lists(st.sampled_from(PIECES), max_size=60).map("".join) | st.text(max_size=60)
+TEXTS = st.lists(st.sampled_from(PIECES), max_size=60).map("".join) | st.text(max_size=60)
 
 
-@given(fuzz)
-@settings(max_examples=400, deadline=None)
+@fuzz(400)
+@given(TEXTS)
 @example("(" * 1024)
 @example("ties(" * 200)
 @example("a*5e-324" + "*5e-324" * 140)

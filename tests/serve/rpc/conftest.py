@@ -30,7 +30,7 @@ class Words:
         self.asked.append((current_caller.get().tenant, body))
         said = body.get("prompt") or body["messages"][-1]["content"]
         try:
-            words = said.split()
+            words = said.split() or [""]
             for word in words[:-1]:
                 yield Piece("id", "answerer@v1", word + " ")
                 await asyncio.sleep(self.pause_s)

@@ -13,8 +13,6 @@ from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from polyad.proto import adapters_pb2, inference_pb2
 from polyad.proto import open_inference_pb2 as oip
@@ -311,21 +309,6 @@ def test_reflection_tells_all_services(rpc: Rpc) -> None:
     assert names >= {"polyad.v1.Inference", "polyad.v1.Adapters", "polyad.v1.Merges", "inference.GRPCInferenceService"}
     found = FileDescriptorProto.FromString(file.file_descriptor_response.file_descriptor_proto[0])
     assert [method.name for method in found.service[0].method] == ["Generate"]
-
-
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.binary(max_size=300), st.sampled_from(["Inference/Generate", "Adapters/Get", "Adapters/List", "ModelInfer"]))
-def test_no_bytes_bring_the_server_down(rpc: Rpc, content: bytes, method: str) -> None:
-    path = f"/inference.GRPCInferenceService/{method}" if method == "ModelInfer" else f"/polyad.v1.{method}"
-    kind = rpc.channel.unary_stream if "Generate" in method else rpc.channel.unary_unary
-    call: Any = kind(path, request_serializer=None, response_deserializer=None)
-    try:
-        answer = call(content, metadata=rpc.client().metadata, timeout=20)
-        list(answer) if "Generate" in method else answer
-    except grpc.RpcError as raised:
-        error: Any = raised
-        assert error.code() in {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND}, error
-    assert list(generate(rpc.client(), model="tiny", prompt="still here"))[-1].finish_reason == "stop"
 
 
 def test_messages_have_a_bound(rpc: Rpc) -> None:
