@@ -16,6 +16,7 @@ from polyad.serve.service.scratch_folder import scratch_folder
 
 _DEFAULT_PAGE = 100
 _MAX_PAGE = 1000
+_LARGE_PIECE = 2**20
 _PARTS = "one header first, then pieces of weights or initial"
 
 
@@ -85,6 +86,7 @@ class AdaptersServicer(adapters_pb2_grpc.AdaptersServicer):
     ) -> AdapterFiles:
         paths = {part: folder / part for part in ("weights", "initial")}
         received: dict[str, int] = {}
+        pauses = 0
         with paths["weights"].open("wb") as weights, paths["initial"].open("wb") as initial:
             targets: dict[str, IO[bytes]] = {"weights": weights, "initial": initial}
             async for request in parts:
@@ -96,6 +98,9 @@ class AdaptersServicer(adapters_pb2_grpc.AdaptersServicer):
                 if received[part] > self._max_bytes:
                     raise TooLarge(part, f"more than {self._max_bytes}", f"at most {self._max_bytes} bytes")
                 await asyncio.to_thread(targets[part].write, piece)
+                if (large_pieces := sum(received.values()) // _LARGE_PIECE) > pauses:
+                    pauses = large_pieces
+                    await self._services.adapters.pace.pause()
         if "weights" not in received:
             raise InvalidInput("weights", None, "the bytes of adapter_model.safetensors")
         return AdapterFiles(config, paths["weights"], "upload", paths["initial"] if "initial" in received else None)
