@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from polyad.adapters_store.errors import AliasMoved, CompositionChanged, UnknownComposition, VersionInUse
 from polyad.adapters_store.names import PRODUCTION
+from polyad.adapters_store.pace import Pace
 from polyad.adapters_store.registry import UNSET, Adapter, Composition, Snapshot, Unset, Version
 from polyad.adapters_store.registry.records import Header
 from polyad.adapters_store.source import AdapterFiles
@@ -39,6 +40,7 @@ class MemoryService:
         self.versions: list[Version] = []
         self.pushed: list[tuple[bytes, bytes]] = []
         self.initial: bytes | None = None
+        self.pace = Pace()
 
     @property
     def snapshot(self) -> Snapshot:
