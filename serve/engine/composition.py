@@ -6,11 +6,14 @@ composition. `lora_int_id` tells the compositions of a batch apart; which versio
 """
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from weakref import WeakKeyDictionary
 
 from vllm.lora.request import LoRARequest
+from vllm.v1.request import Request
 
 _NOTHING: Mapping[int, float] = {}
+# Of the requests that there are: the scheduler looks at each in every step, and nothing is kept of those that ended.
+_OF_REQUESTS: WeakKeyDictionary[Request, Mapping[int, float]] = WeakKeyDictionary()
 
 
 def encode(terms: Sequence[tuple[int, float]]) -> str:
@@ -20,10 +23,15 @@ def encode(terms: Sequence[tuple[int, float]]) -> str:
 
 def weights(request: LoRARequest | None) -> Mapping[int, float]:
     """The weight of each version, by engine id, in a request's composition; none for the base model."""
-    return _decode(request.base_model_name) if request is not None and request.base_model_name else _NOTHING
-
-
-@lru_cache(maxsize=4096)
-def _decode(text: str) -> Mapping[int, float]:
-    terms = (term.split("*") for term in text.split(","))
+    if request is None or not request.base_model_name:
+        return _NOTHING
+    terms = (term.split("*") for term in request.base_model_name.split(","))
     return {int(engine_id): float(weight) for engine_id, weight in terms}
+
+
+def weights_of(request: Request) -> Mapping[int, float]:
+    """The same for a request in the engine's scheduler."""
+    found = _OF_REQUESTS.get(request)
+    if found is None:
+        found = _OF_REQUESTS[request] = weights(request.lora_request)
+    return found

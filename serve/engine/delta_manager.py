@@ -37,6 +37,8 @@ class DeltaManager:
         compilation = vllm_config.compilation_config
         self._compiled = compilation.static_forward_context if compilation.mode != CompilationMode.NONE else None
         self._seen: object = None
+        # Of the compositions of the last step, each of which has an id of its own.
+        self._weights: dict[int, Mapping[int, float]] = {}
 
     @property
     def backend(self) -> str:
@@ -57,7 +59,10 @@ class DeltaManager:
         if mapping is not None and mapping.type != LoRAMappingType.LANGUAGE:
             return
         self.host.step()
-        compositions = {request.lora_int_id: weights(request) for request in requests}
+        known = self._weights
+        compositions = self._weights = {
+            request.lora_int_id: known.get(request.lora_int_id) or weights(request) for request in requests
+        }
         needed = {engine_id for terms in compositions.values() for engine_id in terms}
         self._slots.hold({engine_id: self.host[engine_id] for engine_id in needed}, self.host.owners)
         if mapping is not None:

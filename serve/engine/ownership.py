@@ -7,7 +7,7 @@ too. The scheduler reads tenant and weight from headers that vLLM only carries a
 
 from typing import Any
 
-from polyad.serve.engine.composition import weights
+from polyad.serve.engine.composition import weights_of
 from polyad.serve.engine.fair_share import Claim
 
 _TENANT = "polyad-tenant"
@@ -24,6 +24,6 @@ def own(request: Any, tenant: str, weight: float) -> None:
 def claim_of(request: Any) -> Claim:
     """What the scheduler needs to know of a request (vLLM's Request)."""
     headers = request.trace_headers or {}
-    adapter = ",".join(map(str, sorted(weights(request.lora_request))))
+    adapter = ",".join(map(str, sorted(weights_of(request))))
     weight = float(headers.get(_WEIGHT, 1.0))
     return Claim(headers.get(_TENANT, ""), adapter, request.num_prompt_tokens, weight, request.priority)

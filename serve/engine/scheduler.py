@@ -9,7 +9,7 @@ from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, FinishReason
 from vllm.v1.request import Request, RequestStatus
 
-from polyad.serve.engine.composition import weights
+from polyad.serve.engine.composition import weights_of
 from polyad.serve.engine.fair_share import FairShare
 from polyad.serve.engine.fusion_request import KEY
 from polyad.serve.engine.group_admission import GroupAdmission
@@ -121,7 +121,7 @@ class SlotScheduler(AsyncScheduler):
     def _demand(self, request: Request) -> Demand:
         group = self._lockstep.group_of(request)
         members = group.members if group is not None else (request,)
-        versions = [weights(member.lora_request).keys() for member in members]
+        versions = [weights_of(member).keys() for member in members]
         return Demand(request.arrival_time, frozenset().union(*versions), self._turn(request))
 
     def _turn(self, request: Request) -> int:
