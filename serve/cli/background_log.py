@@ -36,6 +36,9 @@ class BackgroundLog(logging.Handler):
         except Full:
             # Under the lock that `logging` holds around this.
             self._left_out += 1
+        except Exception:
+            # As every handler does: a record that cannot be formatted is no failure of the request that wrote it.
+            self.handleError(record)
 
     def flush(self, seconds: float = 2.0) -> None:
         """Until all is written, but no longer than this: nobody may be reading."""
@@ -50,14 +53,23 @@ class BackgroundLog(logging.Handler):
 
     def _write(self) -> None:
         while True:
-            self._put(self._queue.get().encode(errors="replace") + b"\n")
-            if self._left_out:
-                self._put(self._told().encode() + b"\n")
+            line = self._queue.get()
+            try:
+                if self._left_out:
+                    self._tell(self._left_out)
+                self._put(line.encode(errors="replace") + b"\n")
+            except OSError:
+                # Whoever read it may come back: the next line is tried again, and says how many are missing.
+                self._count(1)
             self._queue.task_done()
 
-    def _told(self) -> str:
-        self.acquire()
-        count, self._left_out = self._left_out, 0
-        self.release()
+    def _tell(self, count: int) -> None:
         message = "%d log lines were left out: nobody took them in time"
-        return self.format(logging.LogRecord(__name__, logging.WARNING, __file__, 0, message, (count,), None))
+        record = logging.LogRecord(__name__, logging.WARNING, __file__, 0, message, (count,), None)
+        self._put(self.format(record).encode() + b"\n")
+        self._count(-count)
+
+    def _count(self, more: int) -> None:
+        self.acquire()
+        self._left_out += more
+        self.release()

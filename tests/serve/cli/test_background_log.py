@@ -57,6 +57,38 @@ def test_who_reads_nothing_holds_up_nobody_and_is_told_what_is_missing(logger: l
     assert missing == [10 * ROOM - len(written)]
 
 
+def test_a_reader_that_was_away_is_told_what_it_missed() -> None:
+    lines: list[str] = []
+    away = threading.Event()
+
+    def write(line: bytes) -> None:
+        if away.is_set():
+            raise BrokenPipeError
+        lines.append(line.decode().rstrip("\n"))
+
+    handler = BackgroundLog(logging.Formatter(), write, ROOM)
+    logger = logging.Logger("broken")
+    logger.addHandler(handler)
+    for message, is_away in (("before", False), ("lost", True), ("after", False)):
+        away.set() if is_away else away.clear()
+        logger.info(message)
+        handler.flush()
+    handler.close()
+    assert lines[0] == "before" and lines[-1] == "after"
+    assert "1 log lines were left out" in lines[1] and len(lines) == 3
+
+
+def test_a_record_that_cannot_be_formatted_fails_nobody(
+    logger: logging.Logger, slow: Slow, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slow.let.set()
+    logger.info("%d", "no number")
+    logger.info("goes on")
+    logger.handlers[0].flush()
+    assert slow.lines == ["goes on"]
+    assert "no number" in capsys.readouterr().err
+
+
 def test_a_flush_does_not_wait_for_ever(logger: logging.Logger) -> None:
     logger.info("nobody reads this")
     handler = logger.handlers[0]
