@@ -25,7 +25,7 @@ import psutil
 
 from polyad.serve.example import unpack_base_model
 from tests.bench.machine import print_header, print_result
-from tests.bench.servers import DTYPE, EAGER, ENGINE, polyad
+from tests.bench.servers import DTYPE, EAGER, ENGINE, polyad, server_memory_mb
 
 NAMES = 100_000
 AT_ONCE = 32
@@ -163,11 +163,6 @@ async def quiet(url: str, seconds: float = 120.0) -> bool:
     return False
 
 
-def memory_mb(server: int) -> float:
-    """Of the server's own process, private bytes."""
-    return float(psutil.Process(server).memory_full_info().uss / 2**20)
-
-
 def open_files(server: int) -> int:
     return int(psutil.Process(server).num_fds())
 
@@ -181,11 +176,11 @@ async def measure(url: str, model: str, server: int, names: int) -> tuple[dict[s
         await stack.enter_async_context(well.asking())
         # what is made on first use is no leak
         await unknown_names(url, 2000)
-        memory, files = memory_mb(server), open_files(server)
+        memory, files = server_memory_mb(server), open_files(server)
         began = time.perf_counter()
         answers = await unknown_names(url, names)
         rate = names / (time.perf_counter() - began)
-        after_names = memory_mb(server)
+        after_names = server_memory_mb(server)
         print(
             f"unknown names   {dict(answers)}, {rate:.0f} a second, memory {memory:.0f} to {after_names:.0f} MB",
             flush=True,
@@ -194,10 +189,12 @@ async def measure(url: str, model: str, server: int, names: int) -> tuple[dict[s
             failures.append(f"unknown names were answered {dict(answers)}")
         for attack in ATTACKS:
             await asyncio.gather(*(attack(url, model) for _ in range(CONNECTIONS)))
-            print(f"{attack.__name__:15} {CONNECTIONS} connections, memory {memory_mb(server):.0f} MB", flush=True)
+            print(
+                f"{attack.__name__:15} {CONNECTIONS} connections, memory {server_memory_mb(server):.0f} MB", flush=True
+            )
     if not await quiet(url):
         failures.append("work of clients that left goes on in the engine")
-    grown, left = memory_mb(server) - memory, open_files(server) - files
+    grown, left = server_memory_mb(server) - memory, open_files(server) - files
     if len(well.answers) != 1 or any(text.isdigit() for text in well.answers):
         failures.append(f"the client that means well was answered {dict(well.answers)}")
     if grown > GROWTH_MB:

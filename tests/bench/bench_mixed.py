@@ -22,12 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 
 from polyad.adapters_store.base_model import BaseModel
 from polyad.serve.example import unpack_base_model
 from tests.bench.machine import print_header, print_result
-from tests.bench.servers import DTYPE, EAGER, ENGINE, polyad
+from tests.bench.servers import DTYPE, EAGER, ENGINE, polyad, server_memory_mb
 from tests.fixtures.adapters import CONFIG, WEIGHTS, write_adapter
 from tests.fixtures.processes import ENGINE as ENGINE_PROCESS
 from tests.fixtures.processes import REDIS, WORKER, child
@@ -66,9 +65,7 @@ class Adapters:
 
     def __init__(self, http: httpx.AsyncClient, files: Sequence[Path], record: Record) -> None:
         self._http = http
-        self._files = [
-            {"config": (one / CONFIG).read_bytes(), "weights": (one / WEIGHTS).read_bytes()} for one in files
-        ]
+        self._files = [content(one) for one in files]
         self._record = record
         self.versions: dict[str, list[str]] = {}
         # Names with a write on its way, or one of which nobody knows whether it was made.
@@ -79,7 +76,7 @@ class Adapters:
         async with _only(self._busy, name) as free:
             if not free:
                 return
-            send = partial_push(self._http, name, random.choice(self._files))
+            send = sending(self._http, name, random.choice(self._files))
             answer = await attempt(self._record, "push", send)
             if answer is not None and answer.is_success:
                 self.versions.setdefault(name, []).append(answer.json()["version"])
@@ -133,9 +130,11 @@ class _only:
             self._busy.discard(self._name)
 
 
-def partial_push(
-    http: httpx.AsyncClient, name: str, files: dict[str, bytes]
-) -> Callable[[], Awaitable[httpx.Response]]:
+def content(folder: Path) -> dict[str, bytes]:
+    return {"config": (folder / CONFIG).read_bytes(), "weights": (folder / WEIGHTS).read_bytes()}
+
+
+def sending(http: httpx.AsyncClient, name: str, files: dict[str, bytes]) -> Callable[[], Awaitable[httpx.Response]]:
     return lambda: http.post("/v1/adapters", data={"name": name, "alias": "production"}, files=files)
 
 
@@ -238,11 +237,6 @@ async def kill(http: httpx.AsyncClient, server: int, victim: str, record: Record
     return time.monotonic() - began
 
 
-def memory_mb(server: int) -> float:
-    """Private bytes of the server's own process; the engine's are new after each kill."""
-    return float(psutil.Process(server).memory_full_info().uss / 2**20)
-
-
 async def said(http: httpx.AsyncClient) -> str:
     body = {"model": _PINNED, "prompt": PROMPT, "max_tokens": 16, "temperature": 0}
     answer = await http.post("/v1/completions", json=body)
@@ -259,7 +253,7 @@ async def measure(url: str, base: str, server: int, files: Sequence[Path], secon
     record, victims, took = Record(), [REDIS, ENGINE_PROCESS, REDIS, WORKER], []
     async with httpx.AsyncClient(base_url=url, timeout=300, limits=limits) as http:
         adapters = Adapters(http, files, record)
-        (await partial_push(http, _PINNED, adapters._files[0])()).raise_for_status()
+        (await sending(http, _PINNED, content(files[0]))()).raise_for_status()
         before = await said(http)
         client = Client(http, base, adapters, record)
         tasks = [asyncio.create_task(forever(client.ask)) for _ in range(CLIENTS)]
@@ -268,7 +262,7 @@ async def measure(url: str, base: str, server: int, files: Sequence[Path], secon
             began, memory, next_kill = time.monotonic(), [], min(KILL_EVERY_S, seconds / 6)
             while (passed := time.monotonic() - began) < seconds:
                 await asyncio.sleep(2)
-                memory.append((passed / seconds, memory_mb(server)))
+                memory.append((passed / seconds, server_memory_mb(server)))
                 failed = next((task for task in tasks if task.done()), None)
                 if failed is not None:
                     failed.result()

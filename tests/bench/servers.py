@@ -53,6 +53,11 @@ def polyad(model: Path, scratch: Path, *options: str) -> Iterator[ServerProcess]
         yield server
 
 
+def server_memory_mb(server: int) -> float:
+    """Private bytes of the server's own process, without its engine."""
+    return float(psutil.Process(server).memory_full_info().uss / 2**20)
+
+
 def worker_memory(server: int) -> int:
     """Private bytes of the engine's worker, among the processes that a server started."""
     workers = [process for process in psutil.Process(server).children(recursive=True) if "Worker" in process.name()]
