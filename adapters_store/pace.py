@@ -5,8 +5,8 @@ import time
 from collections.abc import Callable
 
 # A stretch of work is to be short beside a step of the engine, and the rests long enough that no step meets two.
-_WORK_S = 0.003
-_REST_S = 0.02
+WORK_S = 0.003
+REST_S = 0.02
 
 
 def _never() -> bool:
@@ -14,20 +14,22 @@ def _never() -> bool:
 
 
 class Pace:
-    """`busy` says whether somebody needs the cores now; without it nobody ever does."""
+    """`busy` says whether somebody needs the cores now; without it nobody ever does. Seconds of work, and of rest."""
 
-    def __init__(self, busy: Callable[[], bool] = _never) -> None:
+    def __init__(self, busy: Callable[[], bool] = _never, work_s: float = WORK_S, rest_s: float = REST_S) -> None:
         self._busy = busy
+        self._work_s = work_s
+        self._rest_s = rest_s
         self._rested = 0.0
 
     def rest(self) -> None:
         """Between two pieces of work in one thread: rests if the last ones took that thread long enough."""
-        if time.thread_time() - self._rested > _WORK_S:
+        if time.thread_time() - self._rested > self._work_s:
             if self._busy():
-                time.sleep(_REST_S)
+                time.sleep(self._rest_s)
             self._rested = time.thread_time()
 
     async def pause(self) -> None:
         """Between two pieces of work in an event loop, each of which takes long enough."""
         if self._busy():
-            await asyncio.sleep(_REST_S)
+            await asyncio.sleep(self._rest_s)

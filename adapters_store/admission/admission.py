@@ -49,9 +49,8 @@ def admit(
 
     `initial` are the weights before training, for kinds that are relative to them. Memory is bounded by the limits on
     config and header, and one module's tensors where they are computed. Blocks: call it in a thread; `pace` says when
-    it rests. Raises
-    InvalidAdapter or TooLarge, or InvalidInput for base weights that are needed and cannot be used; then `destination`
-    is untouched.
+    it rests. Raises InvalidAdapter or TooLarge, or InvalidInput for base weights that are needed and cannot be used;
+    then `destination` is untouched.
     """
     config = _config(config_bytes, limits)
     reader = _reader(config, initial)

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from polyad.adapters_store.delta import Delta, ModuleDelta, read_delta
+from polyad.adapters_store.pace import Pace
 from polyad.kernels.linear import PackedLinear
 from polyad.serve.engine.layers import AdaptedLayer
 from polyad.serve.engine.slots import PackedVersion
@@ -20,8 +21,10 @@ READY = "ready"
 FAILED = "failed: "
 
 _NICENESS = 10
-# Between two layers, while steps are made: what packs and what launches a step's operations are one Python.
+# After every layer: what packs and what launches a step's operations are one Python.
+_WORK_S = 0.0
 _REST_S = 0.001
+# Steps that are no further apart than this follow one another.
 _STEPS_APART_S = 0.5
 
 
@@ -52,6 +55,7 @@ class HostMemory:
         self._reads: dict[int, Future[PackedVersion]] = {}
         self.owners: dict[int, str] = {}
         self._stepped = -_STEPS_APART_S
+        self._pace = Pace(lambda: time.monotonic() - self._stepped < _STEPS_APART_S, _WORK_S, _REST_S)
 
     def step(self) -> None:
         """A step is made now."""
@@ -97,8 +101,7 @@ class HostMemory:
         packed = {}
         for name, layer in self._layers.items():
             packed[name] = self._in_layer(layer, changes)
-            if time.monotonic() - self._stepped < _STEPS_APART_S:
-                time.sleep(_REST_S)
+            self._pace.rest()
         if self._whole and (lost := changes.keys() - _claimed(self._layers)):
             raise ValueError(f"the engine has no layer for {', '.join(sorted(map(str, lost))[:5])}")
         return {name: found for name, found in packed.items() if found is not None}

@@ -16,6 +16,7 @@ import pytest
 
 from polyad.adapters_store.base_model import BaseModel
 from tests.fixtures.adapters import CONFIG, WEIGHTS, write_adapter
+from tests.fixtures.answers import TRIES
 from tests.fixtures.ports import free_port
 from tests.fixtures.processes import ENGINE, REDIS, WORKER, child, family, until
 from tests.fixtures.server import ServerProcess, polyad_command
@@ -23,9 +24,8 @@ from tests.fixtures.server import ServerProcess, polyad_command
 # No test fails for a slow machine: these only end what hangs.
 BACK_S = 300.0
 PATIENCE_S = 120.0
-# Tokens of a stream that is to run when something is killed; and how often it is begun again, if it ended before.
+# Tokens of a stream that is to run when something is killed.
 LONG = 900
-TRIES = 6
 _OPTIONS = ("--slots", "2", "--max-rank", "16", "--drain-s", str(BACK_S))
 PROMPT = "The capital of France is"
 

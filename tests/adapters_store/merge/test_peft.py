@@ -118,11 +118,10 @@ def test_random_methods_agree_on_the_same_random_numbers(method: str, monkeypatc
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("trained", [True], ids=["rslora"], indirect=True)
 def test_a_merge_of_rslora_adapters_is_not_scaled_up(trained: Trained, tiny: Tiny, tmp_path: Path) -> None:
     """What PEFT serves after `cat` is the sum times the root of the new rank; ours is the sum."""
     model, deltas = trained
-    if not model.peft_config["a"].use_rslora:
-        pytest.skip("for rsLoRA")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model.add_weighted_adapter(list("abc"), WEIGHTS, "merged", combination_type="cat")
