@@ -8,7 +8,7 @@ from vllm.utils.gc_utils import freeze_gc_heap
 
 
 def forget_engines() -> None:
-    """Give back the memory of engines that nobody uses any more: 50 MB for a vocabulary of 49,000 tokens.
+    """Let the memory of engines that died be given back: 50 MB for a vocabulary of 49,000 tokens.
 
     vLLM keeps a tokenizer for the next engine, which makes pools of copies of it, of the pools of the last one too, and
     remembers the methods of each. It has also told Python never to look for garbage among what its first start made.
@@ -16,4 +16,11 @@ def forget_engines() -> None:
     cached_get_tokenizer.cache_clear()
     _supports_kw.cache_clear()
     gc.unfreeze()
+
+
+def collect_remains() -> None:
+    """The next engine is up: look for garbage once more, and never again among what is in use now.
+
+    Not when the last one died: what its requests still held then would be kept for ever.
+    """
     freeze_gc_heap()

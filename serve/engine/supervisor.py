@@ -12,7 +12,7 @@ from vllm.usage.usage_lib import UsageContext
 from polyad.serve.engine import metrics
 from polyad.serve.engine.arguments import engine_arguments
 from polyad.serve.engine.engine import AdapterEngine
-from polyad.serve.engine.remains import forget_engines
+from polyad.serve.engine.remains import collect_remains, forget_engines
 from polyad.serve.engine.residency import Residency
 from polyad.serve.engine.telemetry import Telemetry
 
@@ -139,5 +139,6 @@ class Supervisor:
                 pause = min(2 * pause, self._longest_backoff_s)
                 logger.exception("the engine did not start; next attempt in %.1f s", pause)
             else:
+                collect_remains()
                 logger.info("the engine is back")
                 return
