@@ -271,10 +271,10 @@ class Residency:
                 self._drop([entry])
 
     async def _read_into(self, workers: Workers, entry: Resident, path: str) -> None:
-        await workers.collective_rpc("polyad_load", args=(entry.engine_id, path, entry.tenant))
+        await _ask(workers, "polyad_load", entry.engine_id, path, entry.tenant)
         pause = _FIRST_POLL_S
         while True:
-            states = await workers.collective_rpc("polyad_state", args=(entry.engine_id,))
+            states = await _ask(workers, "polyad_state", entry.engine_id)
             if all(state == READY for state in states):
                 return
             for state in states:
@@ -297,6 +297,15 @@ class Residency:
     def _report(self) -> None:
         metrics.resident_versions.set(len(self._residents))
         metrics.resident_bytes.set(self._bytes)
+
+
+async def _ask(workers: Workers, method: str, *args: object) -> list[object]:
+    try:
+        return await workers.collective_rpc(method, args=args)
+    except Exception as error:
+        # What our methods cannot do is an answer of theirs: vLLM raises here, by many names, when a process is gone.
+        message = f"the engine was lost while the adapter was loading ({type(error).__name__})"
+        raise EngineUnavailable(message) from error
 
 
 def _as_ours(error: BaseException, name: str, timeout_s: float) -> PolyadError:

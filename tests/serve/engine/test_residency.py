@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from vllm.lora.request import LoRARequest
+from vllm.v1.engine.exceptions import EngineDeadError
 
 from polyad.adapters_store.blobs import BlobStore
 from polyad.adapters_store.errors import CorruptBlob, EngineUnavailable, LoadFailed, PolyadError
@@ -273,6 +274,25 @@ async def test_failed_load_makes_room_for_who_waits(make: Callable[..., Cache]) 
     cache.workers.open.set()
     assert isinstance(await outcome(failing), LoadFailed)
     await asyncio.wait_for(waiting, 2)
+
+
+@pytest.mark.parametrize("method", ["polyad_load", "polyad_state"])
+@pytest.mark.parametrize("lost", [EngineDeadError(), Exception("Call to collective_rpc method failed")], ids=repr)
+async def test_engine_that_dies_during_a_load_is_away_and_not_the_adapters_fault(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch, method: str, lost: Exception
+) -> None:
+    def die(*_: object) -> None:
+        raise lost
+
+    plan = await cache.plan("one")
+    with monkeypatch.context() as dead:
+        dead.setattr(cache.workers, method, die)
+        with pytest.raises(EngineUnavailable, match=rf"lost while the adapter was loading \({type(lost).__name__}\)"):
+            await cache.use(plan)
+    assert cache.names == []
+    cache.residency.attach(FakeWorkers())
+    async with cache.residency.lease(plan) as request:
+        assert request is not None
 
 
 async def test_lost_bytes_are_the_blob_stores_error(cache: Cache) -> None:
