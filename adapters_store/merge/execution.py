@@ -49,7 +49,7 @@ class Execution:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "places", Places(self._modules()))
-        needed = self.recipe.declaration.statistics
+        needed = self.recipe.statistics
         if needed is not None and (self.statistics is None or len(self.statistics) != len(self.recipe.inputs)):
             raise InvalidInput("statistics", None, f"{needed} statistics of every input, for {self.recipe.method}")
 
@@ -173,7 +173,7 @@ class Execution:
         return change, compressed.error
 
     def _tensors(self, name: str, tasks: list[torch.Tensor], thresholds: Sequence[float] | None) -> Tensors:
-        statistics, kind = None, self.recipe.declaration.statistics
+        statistics, kind = None, self.recipe.statistics
         # vectors have no Gram matrix
         if self.statistics is not None and not (kind == "gram" and tasks[0].dim() == 1):
             statistics = [_statistic(one, name, place) for place, one in enumerate(self.statistics)]

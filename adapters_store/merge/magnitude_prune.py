@@ -1,7 +1,8 @@
-"""The largest elements of each task vector, summed (PEFT's magnitude_prune, on dW)."""
+"""The largest elements of each task vector, summed (PEFT's magnitude_prune, on dW); or those of a learned mask."""
 
 import torch
 
+from polyad.adapters_store.errors import InvalidInput
 from polyad.adapters_store.merge.consensus import total
 from polyad.adapters_store.merge.method import Form, Method, Tensors
 from polyad.adapters_store.merge.parameter import SCALE, share
@@ -16,6 +17,18 @@ def trim_by_magnitude(tensors: Tensors) -> None:
 
 def _magnitude_prune(tensors: Tensors) -> torch.Tensor:
     trim_by_magnitude(tensors)
+    return total(tensors.tasks, tensors.weights).mul_(tensors.values["scale"])
+
+
+def _graft(tensors: Tensors) -> torch.Tensor:
+    if tensors.values["variant"] == "magnitude":
+        return _magnitude_prune(tensors)
+    if tensors.statistics is None:
+        raise InvalidInput("statistics", None, "the mask of every input")
+    for task, mask in zip(tensors.tasks, tensors.statistics, strict=True):
+        if mask.shape != task.shape:
+            raise InvalidInput(f"statistics: {tensors.name}", tuple(mask.shape), str(tuple(task.shape)))
+        task.mul_(mask)
     return total(tensors.tasks, tensors.weights).mul_(tensors.values["scale"])
 
 
@@ -34,8 +47,10 @@ GRAFT = Method(
     paper="arXiv 2302.06600",
     form=Form.SPARSE,
     parameters=(share("density", 0.01), SCALE),
-    variants=("magnitude",),
-    combine=_magnitude_prune,
+    variants=("magnitude", "learned"),
+    combine=_graft,
     whole_model=frozenset({"magnitude"}),
     survey_share="density",
+    statistics="graft",
+    statistics_variants=frozenset({"learned"}),
 )

@@ -70,7 +70,8 @@ class Method:
     """`paper` is where it comes from. `variants`: the first is the default; one alone is what everybody computes.
 
     `needs_products` says that the coefficients depend on the matrix. `whole_model` names the variants that select over
-    the whole model at once, `survey_share` then the parameter that says how much.
+    the whole model at once, `survey_share` then the parameter that says how much. `statistics` is the kind that must
+    lie beside each input; `statistics_variants` the variants that need it, if it is not all of them.
     """
 
     name: str
@@ -89,6 +90,7 @@ class Method:
     whole_model: frozenset[str] = frozenset()
     survey_share: str = ""
     statistics: str | None = None
+    statistics_variants: frozenset[str] = frozenset()
     on_weights: bool = False
 
     def __post_init__(self) -> None:
@@ -99,6 +101,10 @@ class Method:
     def is_blend(self) -> bool:
         """Whether it is exact as a weighted sum at run time, with one weight for each adapter."""
         return self.coefficients is not None and not self.needs_products
+
+    def statistics_of(self, variant: str) -> str | None:
+        """The kind of statistics that a variant needs of every input."""
+        return self.statistics if not self.statistics_variants or variant in self.statistics_variants else None
 
     def parameter(self, name: str, field: str) -> Parameter:
         """Raises InvalidInput for one that the method does not have."""

@@ -70,6 +70,11 @@ class Recipe:
             raise InvalidInput("compress", None, allowed)
 
     @property
+    def statistics(self) -> str | None:
+        """The kind of statistics that every input must have."""
+        return self.declaration.statistics_of(str(self.variant))
+
+    @property
     def declaration(self) -> Method:
         return method_of(self.method)
 

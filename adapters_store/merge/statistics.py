@@ -6,12 +6,13 @@ Shape suffixes: T tokens, O output features, I input features.
   and then the mean over the examples. dL/dW of one example is the sum over its tokens of delta x', so it is squared
   example by example and not kept.
 - `gram`: X'X / T, of all inputs that a linear layer got.
+- `graft`: which elements of the input's change its task needs, bool; serve/learn/graft.py finds them.
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,8 +20,7 @@ from safetensors.torch import save_file
 
 from polyad.adapters_store.errors import InvalidInput
 
-Kind = Literal["fisher", "gram"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
+Kind = Literal["fisher", "gram", "graft"]
 
 _FORMAT = "polyad.statistics/1"
 # Fisher information spans many orders of magnitude and is a weight in a mean: of its digits, the first ones count.
@@ -38,8 +38,8 @@ class Sums(dict[str, torch.Tensor]):
 
 
 class Means:
-    """Statistics in the making, of one kind and of some linear layers of a model. Each example is one forward pass
-    within `watching`; for `fisher`, followed by `backward` of its log-likelihood, alone in its batch.
+    """Fisher information or Gram matrices in the making, of some linear layers of a model. Each example is one forward
+    pass within `watching`; for `fisher`, followed by `backward` of its log-likelihood, alone in its batch.
     """
 
     def __init__(self, kind: Kind, layers: Mapping[str, torch.nn.Module]) -> None:
@@ -117,12 +117,12 @@ def file_name(kind: str) -> str:
     return f"{kind}.safetensors"
 
 
-def write_statistics(means: Means, path: Path, about: Mapping[str, str]) -> None:
+def write_statistics(kind: Kind, tensors: Mapping[str, torch.Tensor], path: Path, about: Mapping[str, str]) -> None:
     """Write what was measured, whole or not at all; `about` says how."""
-    tensors = {name: tensor.contiguous().cpu() for name, tensor in sorted(means.tensors().items())}
+    written = {name: tensor.contiguous().cpu() for name, tensor in sorted(tensors.items())}
     partial = path.with_name(f".{path.name}.partial")
     try:
-        save_file(tensors, partial, {"format": _FORMAT, "kind": means.kind, **about})
+        save_file(written, partial, {"format": _FORMAT, "kind": kind, **about})
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

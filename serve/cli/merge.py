@@ -135,7 +135,7 @@ def _statistics(given: object, recipe: "Recipe", folder: Path) -> "list[Statisti
     """Where the recipe says, or beside each adapter. Raises InvalidInput if they are needed and not there."""
     from polyad.adapters_store.merge.statistics import StatisticsFile, file_name
 
-    kind = recipe.declaration.statistics
+    kind = recipe.statistics
     if kind is None:
         if given is not None:
             raise InvalidInput("statistics", given, f"none: {recipe.method} needs no statistics")

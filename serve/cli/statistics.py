@@ -1,7 +1,7 @@
-"""`polyad statistics`: what Fisher averaging and RegMean must know of an adapter, measured on its data. No server."""
+"""`polyad statistics`: what Fisher averaging, RegMean and learned grafts must know of an adapter, from its data."""
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +14,24 @@ from polyad.serve.cli.failure import Failure
 from polyad.serve.cli.table import size_text
 
 if TYPE_CHECKING:
+    import torch
+
     from polyad.adapters_store.base_model import BaseModel
+    from polyad.adapters_store.delta import Delta
     from polyad.adapters_store.merge.statistics import Kind
     from polyad.serve.learn.merge_statistics import Track
+    from polyad.serve.learn.train.tokens import Row
+
+    # The tensors, what the file says of how they came about, and what there is to tell.
+    Measured = tuple[Mapping[str, torch.Tensor], dict[str, Any], str]
 
 
-@click.command(short_help="Measure what Fisher averaging and RegMean need.")
+@click.command(short_help="Measure what Fisher averaging, RegMean and learned grafts need.")
 @click.argument("adapter", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--base", "base_name", metavar="MODEL", required=True, help="The base model: a folder, or a hub's name.")
-@click.option("--kind", type=click.Choice(("fisher", "gram")), required=True, help="For `fisher`, or for `regmean`.")
+@click.option(
+    "--kind", type=click.Choice(("fisher", "gram", "graft")), required=True, help="For `fisher`, `regmean` or `graft`."
+)
 @click.option(
     "--data",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -40,10 +49,25 @@ if TYPE_CHECKING:
     help="fisher: each token drawn from the model, or the examples' own (empirical Fisher).",
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of what is drawn.")
+@click.option(
+    "--density",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.01,
+    show_default=True,
+    help="graft: the share of elements to begin with.",
+)
+@click.option("--epochs", type=click.IntRange(1), default=4, show_default=True, help="graft: over the examples.")
+@click.option(
+    "--rate",
+    type=click.FloatRange(0, min_open=True),
+    default=1e7,
+    show_default=True,
+    help="graft: the learning rate, very large by its nature.",
+)
 @click.option("--targets", metavar="NAMES", help="Linear layers, as q_proj,v_proj. Default: those of the adapter.")
 def statistics(**given: Any) -> None:
     """Run the base model with the adapter in the folder ADAPTER over examples of its task, and write
-    fisher.safetensors or gram.safetensors beside it, where `polyad merge` finds it.
+    KIND.safetensors beside it, where `polyad merge` finds it.
 
     All adapters of a merge need statistics of all layers that any of them changes: name them with --targets if the
     adapters differ. The base in float32, and as much again for the layers looked at, must fit into memory.
@@ -55,12 +79,12 @@ def statistics(**given: Any) -> None:
     """
     try:
         with _bar() as track:
-            out = _Request(**given).measured(track)
+            out, told = _Request(**given).measured(track)
     except PolyadError as error:
         raise Failure(str(error)) from error
     except ImportError as error:
         raise Failure(f"{error}: statistics need the extra `learn` (pip install 'polyad[learn]')") from error
-    click.echo(f"wrote {out}: {size_text(out.stat().st_size)}")
+    click.echo(f"wrote {out}: {size_text(out.stat().st_size)}{told}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,27 +99,55 @@ class _Request:
     max_length: int
     labels: str
     seed: int
+    density: float
+    epochs: int
+    rate: float
     targets: str | None
 
-    def measured(self, track: "Track") -> Path:
-        """The file that was written."""
+    def measured(self, track: "Track") -> tuple[Path, str]:
+        """The file that was written, and what there is to say of it."""
         from polyad.adapters_store.base_model import BaseModel, model_folder
         from polyad.adapters_store.merge.adapter_folder import read_adapter
         from polyad.adapters_store.merge.statistics import file_name, write_statistics
-        from polyad.serve.learn.merge_statistics import Survey, read_rows, tuned_model
+        from polyad.serve.learn.merge_statistics import read_rows
 
         folder = Path(self.base_name) if Path(self.base_name).is_dir() else model_folder(self.base_name)
         base = BaseModel.from_folder(folder, folder.resolve().name)
         rows, padding = read_rows(self.data, folder, self.examples, self.max_length)
         with tempfile.TemporaryDirectory() as scratch:
             delta = read_adapter(self.adapter, base, Path(scratch))
-            modules = sorted(delta.modules) if self.targets is None else _modules(base, self.targets.split(","))
-            survey = Survey(kind=self.kind, modules=modules, sampled=self.labels == "sampled", seed=self.seed)
-            means = survey.run(tuned_model(folder, base, delta), rows, padding, track)
-        about = {"examples": len(rows), "labels": self.labels, "seed": self.seed, "base": base.fingerprint}
+        measure = self._mask if self.kind == "graft" else self._means
+        tensors, about, told = measure(folder, base, delta, rows, padding, track)
+        about |= {"examples": len(rows), "base": base.fingerprint}
         out = self.adapter / file_name(self.kind)
-        write_statistics(means, out, {name: str(value) for name, value in about.items()})
-        return out
+        write_statistics(self.kind, tensors, out, {name: str(value) for name, value in about.items()})
+        return out, told
+
+    def _means(
+        self, folder: Path, base: "BaseModel", delta: "Delta", rows: "Sequence[Row]", padding: int, track: "Track"
+    ) -> "Measured":
+        from polyad.serve.learn.merge_statistics import Survey, tuned_model
+
+        modules = sorted(delta.modules) if self.targets is None else _modules(base, self.targets.split(","))
+        survey = Survey(kind=self.kind, modules=modules, sampled=self.labels == "sampled", seed=self.seed)
+        means = survey.run(tuned_model(folder, base, delta), rows, padding, track)
+        return means.tensors(), {"labels": self.labels, "seed": self.seed}, ""
+
+    def _mask(
+        self, folder: Path, base: "BaseModel", delta: "Delta", rows: "Sequence[Row]", padding: int, track: "Track"
+    ) -> "Measured":
+        from polyad.serve.learn.graft import Graft
+        from polyad.serve.learn.merge_statistics import bare_model
+
+        graft = Graft(density=self.density, epochs=self.epochs, rate=self.rate)
+        found = graft.run(bare_model(folder), base, delta, rows, padding, track)
+        about = {"density": self.density, "epochs": self.epochs, "rate": self.rate, "retained": found.retained}
+        told = (
+            f"\nkept {found.share:.2%} of the elements, and {found.retained:.0%} of what the adapter gains on this data"
+            f"\nnats a token: base {found.base:.3f}, adapter {found.whole:.3f}, largest {self.density:.2%} "
+            f"{found.magnitude:.3f}, learned {found.learned:.3f}"
+        )
+        return found.masks, about, told
 
 
 def _modules(base: "BaseModel", names: Sequence[str]) -> list[str]:

@@ -77,11 +77,8 @@ class Merges:
 
         An argument that is one adapter gives its weight to the method; one that is a sum is taken as it is.
         """
-        method = method_of(name, field)
+        method_of(name, field)
         given = dict(options)
-        if method.statistics is not None:
-            allowed = f"methods that need no {method.statistics} statistics; {name} is for `polyad merge`"
-            raise InvalidInput(field, name, allowed)
         try:
             recipe = Recipe(
                 method=name,
@@ -95,6 +92,9 @@ class Merges:
             # the message names the option, the field is where the request said it
             error.field = field
             raise
+        if recipe.statistics is not None:
+            allowed = f"methods that need no {recipe.statistics} statistics; {name} is for `polyad merge`"
+            raise InvalidInput(field, name, allowed)
         versions = {version.digest: version for argument in arguments for version, _ in argument}
         text = f"{name}({', '.join(_text(argument) for argument in arguments)}{options_text(options)})"
         base = next(iter(versions.values())).base

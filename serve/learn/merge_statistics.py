@@ -19,7 +19,8 @@ from polyad.serve.learn.data import Prompt
 from polyad.serve.learn.train.log_probs import log_probs
 from polyad.serve.learn.train.tokens import Encoder, Row
 
-Track = Callable[[Sequence[Row]], Iterable[Row]]
+# Lets a sequence go by, and shows how far it is.
+Track = Callable[[Sequence[Any]], Iterable[Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,9 +56,14 @@ class Survey:
         return log_probs_AV.gather(-1, drawn_A1).sum()
 
 
+def bare_model(folder: Path) -> Any:
+    """The base model in float32."""
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+
+
 def tuned_model(folder: Path, base: BaseModel, delta: Delta) -> Any:
-    """The base model in float32 with a delta, of any kind, in its weights."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    """The same with a delta, of any kind, in its weights."""
+    model = bare_model(folder)
     with torch.no_grad():
         for name, change in delta.modules.items():
             layer: Any = model.get_submodule(name)

@@ -219,6 +219,15 @@ def test_fisher_favours_the_first_where_nobody_cares(merge: Merge, deltas: dict[
     assert_same(result, matrices(deltas["a"]))
 
 
+def test_a_learned_graft_is_what_its_masks_keep(merge: Merge, deltas: dict[str, Delta]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    masks = [{m: torch.rand(s, generator=generator) < 0.3 for m, s in SHAPES.items()} for _ in range(2)]
+    result = merge("graft", "ab", [1, 0.5], variant="learned", scale=2, statistics=masks).delta
+    a, b = matrices(deltas["a"]), matrices(deltas["b"])
+    assert_same(result, {m: 2 * (a[m] * masks[0][m] + 0.5 * b[m] * masks[1][m]) for m in SHAPES})
+    assert all(change.sparse is not None for change in result.modules.values())
+
+
 def test_regmean_minimises_the_distance_of_outputs(merge: Merge, deltas: dict[str, Delta]) -> None:
     """With whole Gram matrices its result is the least-squares solution over all inputs' activations."""
     generator = torch.Generator().manual_seed(0)
@@ -270,6 +279,7 @@ def test_another_seed_drops_others(merge: Merge) -> None:
         ("della", "a", {"density": 0.1, "epsilon": 0.2}, "epsilon"),
         ("linear", "ab", {"weights": [1, -1], "normalize": True}, "sum to 0"),
         ("fisher", "ab", {"compress": EXACT}, "statistics"),
+        ("graft", "ab", {"variant": "learned"}, "graft statistics of every input"),
     ],
 )
 def test_what_a_method_cannot_mean_is_refused(

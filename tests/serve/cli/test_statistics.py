@@ -51,12 +51,17 @@ def merged(folder: Path, method: str, **more: Any) -> Result:
     return run("merge", folder / "recipe.yaml", "--out", folder / "out")
 
 
-@pytest.mark.parametrize(("kind", "method"), [("fisher", "fisher"), ("gram", "regmean")])
-def test_a_merge_finds_what_lies_beside_its_adapters(folder: Path, tiny: Tiny, kind: str, method: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "method", "more"),
+    [("fisher", "fisher", {}), ("gram", "regmean", {}), ("graft", "graft", {"variant": "learned"})],
+)
+def test_a_merge_finds_what_lies_beside_its_adapters(
+    folder: Path, tiny: Tiny, kind: str, method: str, more: dict[str, Any]
+) -> None:
     for name in "ab":
         result = measure(folder, name, kind)
         assert result.exit_code == 0 and f"{name}/{kind}.safetensors" in result.stdout
-    result = merged(folder, method)
+    result = merged(folder, method, **more)
     assert result.exit_code == 0, result.output
     assert Adapter(folder / "out", tiny.base).delta().modules
     record = json.loads((folder / "out" / "merge_recipe.json").read_text())

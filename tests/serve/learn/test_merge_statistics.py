@@ -145,7 +145,7 @@ def test_gram_matrices_are_those_of_the_layers_inputs(
 def test_a_file_of_another_kind_is_refused(tiny: Tiny, adapter: Adapter, rows: list[Row], tmp_path: Path) -> None:
     delta = adapter.delta()
     means = Survey(kind="gram", modules=sorted(delta.modules)).run(tuned_model(tiny.folder, tiny.base, delta), rows, 0)
-    write_statistics(means, tmp_path / "gram.safetensors", {"examples": "3"})
+    write_statistics("gram", means.tensors(), tmp_path / "gram.safetensors", {"examples": "3"})
     read = StatisticsFile(tmp_path / "gram.safetensors", "gram")
     assert sorted(read) == sorted(delta.modules) and len(read) == len(delta.modules)
     for name, tensor in means.tensors().items():
