@@ -1,10 +1,12 @@
 """What becomes of a merged matrix: as it is, sparse, or the best low-rank matrix, with the error on record.
 
-Shape suffixes: O output features, I input features, R rank, S the smaller of O and I, Q sampled directions.
+Shape suffixes: O output features, I input features, R rank, S the smaller and L the larger of O and I, Q sampled
+directions.
 """
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -65,7 +67,7 @@ class Compressed:
     error: float
 
 
-def compress_dense(change_OI: torch.Tensor, rule: Compress | None, name: str) -> Compressed:
+def compress_dense(change_OI: torch.Tensor, rule: Compress | None) -> Compressed:
     """A matrix, float32; without a rule it becomes sparse, exactly."""
     native = merging.takes(change_OI)
     count = merging.count_nonzero(change_OI) if native else int(torch.count_nonzero(change_OI))
@@ -81,7 +83,7 @@ def compress_dense(change_OI: torch.Tensor, rule: Compress | None, name: str) ->
         mask = top_mask(change_OI.abs(), kept)
         lost = float(change_OI.masked_fill(mask, 0).double().norm())
         return Compressed(None, sparse_of(change_OI * mask), lost)
-    return approximate(change_OI, rule, name)
+    return approximate(change_OI, rule)
 
 
 def compress_low_rank(term: LowRank, rule: Compress | None) -> Compressed:
@@ -116,7 +118,7 @@ def sparse_of(change_OI: torch.Tensor) -> Sparse | None:
     return Sparse(indices, values, shape) if len(indices) else None
 
 
-def approximate(change_OI: torch.Tensor, rule: Compress, name: str) -> Compressed:
+def approximate(change_OI: torch.Tensor, rule: Compress) -> Compressed:
     """A low-rank matrix near a dense one, in float32.
 
     Where the rank is bounded well below the size, by subspace iteration from a fixed random start (Halko, Martinsson
@@ -127,14 +129,14 @@ def approximate(change_OI: torch.Tensor, rule: Compress, name: str) -> Compresse
     d_SL = change_OI if wide else change_OI.t()
     most = rule.most_ranks
     if most is not None and 3 * (most + _OVERSAMPLED) < d_SL.shape[0]:
-        q_SQ = _range(d_SL, most + _OVERSAMPLED, name)
+        q_SQ = _range(d_SL, most + _OVERSAMPLED)
         projected_QL = (q_SQ.t() @ d_SL).double()
         squares, vectors = torch.linalg.eigh(projected_QL @ projected_QL.t())
         basis_SQ = q_SQ.double() @ vectors.flip(1)
     else:
         squares, vectors = torch.linalg.eigh(d_SL.double() @ d_SL.double().t())
         basis_SQ = vectors.flip(1)
-    whole = float(d_SL.double().square().sum())
+    whole = _squared(d_SL)
     kept_squares = squares.flip(0).clamp(min=0)
     kept = _rank(kept_squares, whole, rule)
     root_R = kept_squares[:kept].sqrt().sqrt()
@@ -142,19 +144,29 @@ def approximate(change_OI: torch.Tensor, rule: Compress, name: str) -> Compresse
     right_RL = u_SR.t() @ d_SL
     left, right = u_SR * root_R, right_RL / torch.where(root_R > 0, root_R, 1)[:, None]
     a, b = (right, left) if wide else (left.t(), right.t())
-    error = math.sqrt(max(whole - float(right_RL.double().square().sum()), 0.0))
+    error = math.sqrt(max(whole - _squared(right_RL), 0.0))
     return Compressed(LowRank(a.float().contiguous(), b.float().contiguous(), 1.0), None, error)
 
 
-def _range(d_SL: torch.Tensor, directions: int, name: str) -> torch.Tensor:
+def _range(d_SL: torch.Tensor, directions: int) -> torch.Tensor:
     """An orthonormal basis that holds most of what D maps to, [S, Q]."""
-    start_LQ = normal(stream(0, "range", name), d_SL.shape[1] * directions).float().view(d_SL.shape[1], directions)
-    y_SQ = d_SL @ start_LQ
+    y_SQ = d_SL @ _start(d_SL.shape[1], directions)
     for _ in range(_POWER_STEPS):
         y_SQ = d_SL @ (d_SL.t() @ torch.linalg.qr(y_SQ)[0])
     q_SQ, _ = torch.linalg.qr(y_SQ)
     basis_SQ: torch.Tensor = q_SQ
     return basis_SQ
+
+
+@lru_cache(maxsize=8)
+def _start(length: int, directions: int) -> torch.Tensor:
+    """Random directions, [L, Q]: the same for every matrix of one shape, and drawn once."""
+    return normal(stream(0, "range"), length * directions).float().view(length, directions)
+
+
+def _squared(matrix: torch.Tensor) -> float:
+    """The sum of the squares, in float64, without a copy in float64."""
+    return float(torch.linalg.vector_norm(matrix, dtype=torch.float64)) ** 2
 
 
 def _rank(squares: torch.Tensor, whole: float, rule: Compress) -> int:

@@ -166,7 +166,7 @@ class Execution:
         compressed, bias = Compressed(None, None, 0.0), None
         if inputs.has_matrix:
             merged = combine(self._tensors(inputs.module, inputs.matrices(), thresholds))
-            compressed = compress_dense(merged, self.recipe.compress, inputs.module)
+            compressed = compress_dense(merged, self.recipe.compress)
         if inputs.has_bias:
             bias = combine(self._tensors(f"{inputs.module}.bias", inputs.biases(), thresholds))
         change = ModuleDelta(low_rank=compressed.low_rank, sparse=compressed.sparse, bias=bias)

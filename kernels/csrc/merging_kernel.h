@@ -93,31 +93,55 @@ static void keep_band(float* values, int64_t n, int64_t dropped, int64_t kept) {
     }
 }
 
-static inline uint64_t random_word(uint64_t key, uint64_t index) {
-    uint64_t z = key + (index + 1) * 0x9E3779B97F4A7C15u;
+typedef uint64_t Pairs __attribute__((vector_size(LANES * 4)));
+typedef double Doubles __attribute__((vector_size(LANES * 8)));
+
+// The random words of LANES elements, two to a word, by the indices of the words from 1.
+static inline Words random_words(uint64_t key, Pairs indices) {
+    Pairs z = key + indices * 0x9E3779B97F4A7C15u;
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
     z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
-    return z ^ (z >> 31);
+    return (Words)(z ^ (z >> 31));
 }
+
+// Sums of doubles in an order that is the same for every number of lanes.
+struct Sum {
+    static constexpr int PARTS = 16;
+    Doubles parts[PARTS / LANES] = {};
+    void add(int part, Words magnitudes) { parts[part] += __builtin_convertvector((Vector)magnitudes, Doubles); }
+    double total() const {
+        double all[PARTS], sum = 0;
+        std::memcpy(all, parts, sizeof all);
+        for (double part : all) sum += part;
+        return sum;
+    }
+};
 
 // Keep each element whose 24 bits are below the limit (counter_random.py has the numbers); the sums of the magnitudes
 // before and after.
 static void drop(float* values, int64_t n, uint64_t key, uint32_t limit, double* sums) {
-    double before[2] = {}, after[2] = {};
-    auto one = [&](int64_t i, uint32_t bits) {
-        const float value = values[i], left = (bits & 0xffffff) < limit ? value : 0.0f;
-        before[i & 1] += std::fabs((double)value);
-        after[i & 1] += std::fabs((double)left);
-        values[i] = left;
+    static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the lower half of a word is the first element's");
+    Sum before, after;
+    Pairs indices;
+    for (int i = 0; i < LANES / 2; ++i) indices[i] = i + 1;
+    auto some = [&](float* at, int part) {
+        const Words all = *(const Words*)at;
+        const Words left = all & (Words)((random_words(key, indices) & 0xffffff) < limit);
+        before.add(part, all & 0x7fffffff);
+        after.add(part, left & 0x7fffffff);
+        *(Words*)at = left;
+        indices += LANES / 2;
     };
-    for (int64_t i = 0; i + 1 < n; i += 2) {
-        const uint64_t word = random_word(key, (uint64_t)i / 2);
-        one(i, (uint32_t)word);
-        one(i + 1, (uint32_t)(word >> 32));
-    }
-    if (n % 2) one(n - 1, (uint32_t)random_word(key, (uint64_t)(n - 1) / 2));
-    sums[0] = before[0] + before[1];
-    sums[1] = after[0] + after[1];
+    int64_t i = 0;
+    for (; i + Sum::PARTS <= n; i += Sum::PARTS)
+        for (int part = 0; part < Sum::PARTS / LANES; ++part) some(values + i + part * LANES, part);
+    // The rest, as a vector whose end is zero.
+    float rest[Sum::PARTS] = {};
+    std::copy(values + i, values + n, rest);
+    for (int part = 0; part < Sum::PARTS / LANES; ++part) some(rest + part * LANES, part);
+    std::copy(rest, rest + (n - i), values + i);
+    sums[0] = before.total();
+    sums[1] = after.total();
 }
 
 // The mean of what agrees with the elected sign, of LANES elements.

@@ -23,7 +23,7 @@ def written_out(result: Compressed) -> torch.Tensor:
 @pytest.mark.parametrize("rule", [Compress(rank=5), Compress(energy=0.9), Compress(energy=0.9, max_rank=3)])
 def test_the_error_on_record_is_the_error(shape: tuple[int, int], rule: Compress) -> None:
     change = matrix(*shape)
-    result = compress_dense(change, rule, "x")
+    result = compress_dense(change, rule)
     error = float((written_out(result) - change.double()).norm())
     assert result.error == pytest.approx(error, rel=1e-4, abs=1e-5)
 
@@ -32,7 +32,7 @@ def test_the_error_on_record_is_the_error(shape: tuple[int, int], rule: Compress
 @pytest.mark.parametrize("shape", [(400, 500), (500, 400), (24, 500)])
 def test_it_is_near_the_best_there_is(shape: tuple[int, int], decay: float) -> None:
     change = matrix(*shape, decay)
-    result = approximate(change, Compress(rank=16), "x")
+    result = approximate(change, Compress(rank=16))
     best = float(torch.linalg.svdvals(change.double())[16:].norm())
     assert result.low_rank is not None and result.low_rank.rank == 16
     # float32 has seven digits: an error that is nothing beside the whole is not looked at closer
@@ -43,7 +43,7 @@ def test_an_energy_gives_the_smallest_rank_that_has_it() -> None:
     change = matrix(60, 80)
     squares = torch.linalg.svdvals(change.double()).square()
     for energy in (0.5, 0.9, 0.99):
-        result = compress_dense(change, Compress(energy=energy), "x")
+        result = compress_dense(change, Compress(energy=energy))
         assert result.low_rank is not None
         rank = result.low_rank.rank
         assert float(squares[:rank].sum()) >= energy * float(squares.sum()) * (1 - 1e-6)
@@ -53,7 +53,7 @@ def test_an_energy_gives_the_smallest_rank_that_has_it() -> None:
 def test_a_low_rank_matrix_is_found_exactly() -> None:
     generator = torch.Generator().manual_seed(0)
     change = torch.randn(400, 6, generator=generator) @ torch.randn(6, 500, generator=generator)
-    result = compress_dense(change, Compress(energy=1.0, max_rank=32), "x")
+    result = compress_dense(change, Compress(energy=1.0, max_rank=32))
     torch.testing.assert_close(written_out(result).float(), change, rtol=1e-4, atol=1e-4)
     assert result.error < 1e-3 * float(change.norm())
 
@@ -62,14 +62,14 @@ def test_what_is_sparse_stays_sparse_and_exact() -> None:
     change = torch.zeros(30, 40)
     change[3, 5], change[29, 39] = 1.5, -2.0
     for rule in (None, Compress(rank=1, sparse_below=0.05), Compress(density=0.01)):
-        result = compress_dense(change, rule, "x")
+        result = compress_dense(change, rule)
         assert result.error == 0 and result.low_rank is None
         assert torch.equal(written_out(result).float(), change)
 
 
 def test_a_density_keeps_the_largest() -> None:
     change = matrix(30, 40)
-    result = compress_dense(change, Compress(density=0.1), "x")
+    result = compress_dense(change, Compress(density=0.1))
     assert result.sparse is not None and result.sparse.count == 120
     assert float(result.sparse.values.abs().min()) >= float(change.abs().flatten().kthvalue(1200 - 119).values)
 
