@@ -41,5 +41,11 @@ def new_id() -> int:
     return next(_ids)
 
 
+def label_of(name: str) -> str:
+    """The label of the plan that the engine knows by this name."""
+    # No label has a colon: neither names nor weights do.
+    return name.partition(":")[0]
+
+
 def _name(plan: Plan) -> str:
     return f"{plan.label}:{plan.key}"

@@ -12,6 +12,7 @@ from vllm.usage.usage_lib import UsageContext
 from polyad.serve.engine import metrics
 from polyad.serve.engine.arguments import engine_arguments
 from polyad.serve.engine.engine import AdapterEngine
+from polyad.serve.engine.engine_metrics import EngineMetrics
 from polyad.serve.engine.remains import collect_remains, forget_engines
 from polyad.serve.engine.residency import Residency
 from polyad.serve.engine.telemetry import Telemetry
@@ -99,6 +100,7 @@ class Supervisor:
             usage_context=UsageContext.OPENAI_API_SERVER,
             enable_log_requests=arguments.enable_log_requests,
             disable_log_stats=arguments.disable_log_stats,
+            stat_loggers=[EngineMetrics],
         )
 
     async def _watch(self) -> None:

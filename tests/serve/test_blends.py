@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from polyad.adapters_store.base_model import BaseModel
-from tests.fixtures.answers import TIE, Answer, Stream, ask, doubt
+from tests.fixtures.answers import TIE, Answer, Stream, ask, beside, doubt
 from tests.fixtures.reference import PeftReference
 
 TOKENS = 16
@@ -150,3 +150,18 @@ def test_saved_composition_and_json_say_the_same(client: httpx.Client, new_name:
     finally:
         client.delete(f"/v1/compositions/{name}").raise_for_status()
     assert len({(answer["model"], answer["choices"][0]["text"]) for answer in said}) == 1
+
+
+def test_adapters_in_use_are_named_as_clients_name_them_in_one_series(client: httpx.Client, pair: Pair) -> None:
+    """However many mixtures there were: as a Gateway's endpoint picker reads it."""
+
+    def in_use() -> list[str]:
+        lines = client.get("/metrics").text.splitlines()
+        return [line for line in lines if line.startswith("vllm:lora_requests_info{")]
+
+    for step in range(8):
+        ask(client, pair.model(f"{{a}}*0.{step + 1} - {{b}}"), PROMPT, 1)
+    _, shown = beside(lambda: [Stream(client, pair.model("{a}*0.7 + {b}*0.3"), PROMPT, 200).wait_for(4)], in_use)
+    assert len(shown) == 1
+    assert f'running_lora_adapters="{",".join(sorted([pair.a, pair.b]))}"' in shown[0]
+    assert 'waiting_lora_adapters=""' in shown[0]
