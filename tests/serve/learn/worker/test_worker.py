@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from polyad.adapters_store.ending import end
 from polyad.adapters_store.feedback import Policy
 from polyad.adapters_store.registry import EmbeddedRedis
 from polyad.serve.learn.train import Trainer
@@ -261,7 +262,7 @@ async def test_redis_away_while_training_loses_nothing(
                 break
             await asyncio.sleep(0.1)
     finally:
-        task.cancel()
+        await end(task)
     assert killed and (await parts.store.waiting(TENANT, ADAPTER))[0] == 0
     assert json.loads(json.dumps((await parts.last_run()).events))["taken"] == 24
 
