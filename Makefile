@@ -51,7 +51,7 @@ chart-files: $(INSTALLED) ## generate the chart's values, schema, table, alerts 
 	$(VENV)/bin/python helm/source/generate.py
 
 bench-%: $(INSTALLED) ## bench-<name>: runs tests/bench/bench_<name>.py
-	$(VENV)/bin/python -m tests.bench.bench_$*
+	$(VENV)/bin/python -m tests.bench.bench_$(subst -,_,$*)
 
 proto: $(INSTALLED) ## generate the stubs of proto/
 	cd .dev && "$(abspath $(VENV))/bin/python" -m grpc_tools.protoc -I. \

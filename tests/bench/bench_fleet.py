@@ -1,7 +1,8 @@
 """Routing policies for fleets of servers, simulated: time to first token, and loads of adapters.
 
 Nothing here is measured but the three times that go in: what they were on one server is said beside them. The rest is
-the model in tests/bench/fleet_sim, which its tests compare with queueing theory.
+the model in tests/bench/fleet_sim, which its tests compare with queueing theory; here every token takes the same time,
+however many requests run. bench-fleet-measured holds one simulated server against a real one.
 """
 
 import argparse

@@ -6,15 +6,23 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds of each part of a request; a request's tokens are geometric around their mean."""
+    """Seconds of each part of a request; a request's tokens are geometric around their mean.
+
+    `step_s` are those of a step of the batch by the number of requests in it, up to a full one, where they were
+    measured; then `token_s` counts for nothing.
+    """
 
     load_s: float
     prefill_s: float
     token_s: float
     tokens: float
+    step_s: tuple[float, ...] = ()
 
     @property
     def service_s(self) -> float:
+        """How long a request runs, among as many as there can be."""
+        if self.step_s:
+            return self.prefill_s * len(self.step_s) + self.step_s[-1] * self.tokens
         return self.prefill_s + self.token_s * self.tokens
 
 
@@ -32,6 +40,7 @@ class Request:
     arrival: float
     adapter: int
     service_s: float
+    tokens: int = 1
 
 
 class Replica:

@@ -1,6 +1,7 @@
 """The simulator against queueing theory, which it does not know; and what its policies promise."""
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 from xml.etree import ElementTree
 
@@ -24,10 +25,13 @@ def erlang_c(servers: int, share: float) -> float:
     return delayed / (servers * (1 - share))
 
 
+@pytest.mark.parametrize("stepped", [False, True])
 @pytest.mark.parametrize(("seats", "share"), [(1, 0.5), (4, 0.7), (16, 0.85)])
-def test_one_server_waits_as_erlang_says(seats: int, share: float) -> None:
+def test_one_server_waits_as_erlang_says(seats: int, share: float, stepped: bool) -> None:
+    """Also with steps that are all the same."""
     load = Load(adapters=1, exponent=1, share=share, requests=60_000)
-    waits = [simulate(1, Size(seats, 1, 1), MARKOV, load, Random, seed).first_token_s.mean() for seed in range(3)]
+    times = replace(MARKOV, step_s=(MARKOV.token_s,) * seats) if stepped else MARKOV
+    waits = [simulate(1, Size(seats, 1, 1), times, load, Random, seed).first_token_s.mean() for seed in range(3)]
     assert np.mean(waits) == pytest.approx(erlang_c(seats, share), rel=0.08)
 
 
