@@ -1,95 +1,40 @@
-"""Three servers on one Redis and one folder of adapters, behind a reverse proxy, under load. `make demo-fleet`.
+"""Three servers and a learning worker on one Redis and one folder of adapters, behind a reverse proxy, under load.
 
-Shows, with times: a promotion reaches all servers; a server, Redis, and then every server in turn are killed or
-restarted while requests run. Ends 0 only if every step held what it promises. Needs 8 GB of memory.
+`make demo-fleet` shows, with times: a promotion reaches all servers; a merge that all are asked for is computed once;
+feedback on all of them makes one run; the worker, a server, Redis, and then every server in turn are killed or
+restarted, and one server is cut from Redis for a minute, while requests run. Ends 0 only if every step held what it
+promises. Needs 10 GB of memory.
 """
 
 import argparse
 import asyncio
 import shlex
-import statistics
+import signal
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
 
 import httpx
-from fleet_processes import Proxy, ServedFleet, Serving
+from fleet_checks import WAIT_S, Failed, check, until
+from fleet_cut import one_server_cut
+from fleet_learning import one_run_for_all
+from fleet_load import REST_S, Load
+from fleet_merging import one_merge_for_all
+from fleet_processes import Learner, Proxy, ServedFleet
+from fleet_promotions import promotions, redis_away, redis_killed
+from fleet_relay import Relay
 
 from polyad.adapters_store.registry import EmbeddedRedis
+from polyad.serve.example import unpack_base_model
 
-HERE = Path(__file__).parent
-ADAPTER, OTHER = "robot", "helpdesk"
+BASE_MODELS = Path(__file__).parent.parent / ".state/base-models"
 SERVERS = 3
-CLIENTS = 2
-PROMOTIONS = 12
-REACH_S = 2.0
-WAIT_S = 60.0
-QUESTION = {
-    "model": ADAPTER,
-    "messages": [{"role": "user", "content": "Do you eat?"}],
-    "max_tokens": 4,
-    "temperature": 0,
-}
+AWAY_S = 5.0
 
-
-class Failed(Exception):
-    """A step did not do what it promises."""
-
-
-def check(promise: str, held: bool) -> None:
-    """Print what was promised and whether it held. Raises Failed."""
-    print(f"   {'ok' if held else 'FAILED'}: {promise}", flush=True)
-    if not held:
-        raise Failed(promise)
-
-
-async def until(holds: Callable[[], Any], seconds: float, what: str) -> float:
-    """Wait until a coroutine answers true; the seconds that it took. Raises Failed."""
-    began = time.monotonic()
-    while not await holds():
-        if time.monotonic() - began > seconds:
-            raise Failed(f"{what}: not within {seconds:g} s")
-        await asyncio.sleep(0.01)
-    return time.monotonic() - began
-
-
-@dataclass
-class Load:
-    """Clients that ask one question again and again through the proxy."""
-
-    client: httpx.AsyncClient
-    seconds: list[float] = field(default_factory=list)
-    errors: list[str] = field(default_factory=list)
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator["Load"]:
-        stop = asyncio.Event()
-        tasks = [asyncio.create_task(self._ask_until(stop)) for _ in range(CLIENTS)]
-        try:
-            yield self
-        finally:
-            stop.set()
-            await asyncio.gather(*tasks)
-
-    async def _ask_until(self, stop: asyncio.Event) -> None:
-        while not stop.is_set():
-            began = time.monotonic()
-            try:
-                answer = await self.client.post("/v1/chat/completions", json=QUESTION)
-                if answer.status_code != httpx.codes.OK:
-                    self.errors.append(f"{answer.status_code} {answer.text[:200]}")
-            except httpx.HTTPError as error:
-                self.errors.append(f"{type(error).__name__}: {error}")
-            self.seconds.append(time.monotonic() - began)
-
-    def told(self) -> str:
-        slowest = max(self.seconds, default=0)
-        return f"{len(self.seconds)} requests, slowest {slowest:.1f} s, failed: {self.errors or 'none'}"
+Step = Callable[[], Awaitable[None]]
 
 
 async def show_fleet(fleet: ServedFleet) -> None:
@@ -102,97 +47,78 @@ async def show_fleet(fleet: ServedFleet) -> None:
         print(f"   {replica['id']}: {replica['status']}, revision {replica['revision']}, holds {held}", flush=True)
 
 
-async def promote(fleet: ServedFleet, proxy: httpx.AsyncClient) -> list[float]:
-    """Promote back and forth; how long after the answer the last server knew of it."""
-    folder = HERE.parent / "serve/example/adapters" / OTHER
-    files = {name: (folder / file).read_bytes() for name, file in
-             (("config", "adapter_config.json"), ("weights", "adapter_model.safetensors"))}  # fmt: skip
-    pushed = await proxy.post("/v1/adapters", data={"name": ADAPTER}, files=files)
-    check(f"a second version of {ADAPTER} is pushed through the proxy", pushed.status_code in (200, 201))
-    reach = []
-    for number in range(PROMOTIONS):
-        wanted = ("v2", "v1")[number % 2]
-        answer = await proxy.put(f"/v1/adapters/{ADAPTER}/aliases/production", json={"version": wanted})
-        answer.raise_for_status()
-        began = time.monotonic()
-        await asyncio.gather(*(_knows(server, wanted) for server in fleet.servers))
-        reach.append(time.monotonic() - began)
-    return reach
+async def server_killed(fleet: ServedFleet, client: httpx.AsyncClient) -> None:
+    async with Load(client, REST_S).running() as load:
+        victim = fleet.servers[0]
+        await victim.kill()
+        back = await victim.start()
+    check(f"no request failed, the proxy asked another server: {load.told()}", not load.errors)
+    warm = victim.heard("in host memory")
+    check(f"ready again after {back:.0f} s, and warm: {warm}", bool(warm))
 
 
-async def _knows(server: Serving, version: str) -> None:
-    async def promoted() -> bool:
-        answer = await server.client.get(f"/v1/adapters/{ADAPTER}")
-        return bool(answer.json()["aliases"]["production"] == version)
+async def rolling_restart(fleet: ServedFleet, proxy: Proxy, client: httpx.AsyncClient) -> None:
+    async with Load(client, REST_S).running() as load:
+        for server in fleet.servers:
+            code = await server.stop()
+            check(f"{server.name} ended with 0", code == 0)
+            await server.start()
+            await until(lambda: proxy.serves(SERVERS), WAIT_S, "the proxy sees every server")
+    check(f"no request failed: {load.told()}", not load.errors)
 
-    await until(promoted, REACH_S, f"server {server.number} knows {ADAPTER}@{version}")
 
-
-async def tour(fleet: ServedFleet, redis: EmbeddedRedis, proxy: Proxy) -> None:
+async def tour(fleet: ServedFleet, redis: EmbeddedRedis, relay: Relay, proxy: Proxy) -> None:
     async with httpx.AsyncClient(base_url=proxy.url, timeout=120, trust_env=False) as client:
-        print(f"\n1. {SERVERS} servers, which know each other", flush=True)
-        await show_fleet(fleet)
-
-        print(f"\n2. {PROMOTIONS} promotions under load", flush=True)
-        async with Load(client).running() as load:
-            reach = await promote(fleet, client)
-        check(f"all servers knew within {REACH_S:g} s: median {1000 * statistics.median(reach):.0f} ms, "
-              f"slowest {1000 * max(reach):.0f} ms after the answer", max(reach) < REACH_S)  # fmt: skip
-        check(f"no request failed: {load.told()}", not load.errors)
-
-        print("\n3. A server is killed (SIGKILL) and comes back", flush=True)
-        async with Load(client).running() as load:
-            victim = fleet.servers[0]
-            await victim.kill()
-            back = await victim.start()
-        check(f"no request failed, the proxy asked another server: {load.told()}", not load.errors)
-        warm = next((one for one in victim.said if "in host memory" in one), "")
-        check(f"ready again after {back:.0f} s, and warm: {warm}", bool(warm))
-
-        print("\n4. Redis is stopped for five seconds", flush=True)
-        async with Load(client).running() as load:
-            await redis.stop()
-            await until(lambda: fleet.all_say("degraded"), WAIT_S, "all servers say degraded")
-            await asyncio.sleep(5)
-            await redis.start()
-            healed = await until(lambda: fleet.all_say("ready"), WAIT_S, "all servers say ready")
-        check(f"no request failed: {load.told()}", not load.errors)
-        check(f"all servers are in touch again {healed:.1f} s after its start", healed < WAIT_S)
-
-        print("\n5. A rolling restart (SIGTERM, one after the other)", flush=True)
-        async with Load(client).running() as load:
-            for server in fleet.servers:
-                code = await server.stop()
-                check(f"server {server.number} ended with 0", code == 0)
-                await server.start()
-                await until(lambda: proxy.serves(SERVERS), WAIT_S, "the proxy sees every server")
-        check(f"no request failed: {load.told()}", not load.errors)
+        steps: tuple[tuple[str, Step], ...] = (
+            (f"{SERVERS} servers, which know each other", lambda: show_fleet(fleet)),
+            ("Promotions under load", lambda: promotions(fleet, client)),
+            ("One merge, asked of all servers at once", lambda: one_merge_for_all(fleet)),
+            ("Feedback on all servers; the worker is killed (SIGKILL)", lambda: one_run_for_all(fleet, client)),
+            ("A server is killed (SIGKILL) and comes back", lambda: server_killed(fleet, client)),
+            ("Redis is killed (SIGKILL)", lambda: redis_killed(fleet, redis, client)),
+            (f"Redis is stopped for {AWAY_S:g} s", lambda: redis_away(fleet, redis, client, AWAY_S)),
+            ("One server is cut from Redis for a minute", lambda: one_server_cut(fleet, relay, client)),
+            ("A rolling restart (SIGTERM, one after the other)", lambda: rolling_restart(fleet, proxy, client)),
+        )
+        for number, (title, step) in enumerate(steps, 1):
+            print(f"\n{number}. {title}", flush=True)
+            await step()
 
 
 async def run(proxy_command: list[str]) -> None:
+    if (task := asyncio.current_task()) is not None:
+        # Or a demo that is ended would leave its servers behind.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    base = unpack_base_model(BASE_MODELS, print)
     async with AsyncExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="polyad-fleet-")))
         redis = EmbeddedRedis(scratch / "redis")
         await redis.start()
         stack.push_async_callback(redis.stop)
-        fleet = await stack.enter_async_context(
-            ServedFleet(scratch, redis.url, SERVERS, HERE.parent / ".state/base-models")
-        )
+        relay = Relay(redis.url.removeprefix("unix://"))
+        await relay.start()
+        stack.push_async_callback(relay.stop)
+        ways = [redis.url] * (SERVERS - 1) + [relay.url]
+        learner = Learner(scratch, redis.url, base)
+        fleet = await stack.enter_async_context(ServedFleet(scratch, ways, BASE_MODELS, learner))
         proxy = await stack.enter_async_context(
             Proxy(proxy_command, scratch, [server.port for server in fleet.servers])
         )
         await until(lambda: proxy.serves(SERVERS), WAIT_S, "the proxy sees every server")
-        await tour(fleet, redis, proxy)
+        await tour(fleet, redis, relay, proxy)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--proxy", default="haproxy", help="command line of HAProxy")
+    began = time.monotonic()
     try:
         asyncio.run(run(shlex.split(parser.parse_args().proxy)))
     except Failed as error:
         sys.exit(f"\ndemo-fleet: {error}")
-    print("\nEvery step held what it promises.", flush=True)
+    except asyncio.CancelledError:
+        sys.exit(128 + signal.SIGTERM)
+    print(f"\nEvery step held what it promises: {time.monotonic() - began:.0f} s.", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,23 +1,21 @@
-"""The processes of the fleet's demo: servers and the proxy in front of them."""
+"""The processes of the fleet's demo: servers, the worker that learns, and the proxy in front of the servers."""
 
 import asyncio
 import csv
 import io
-import os
 import re
-import signal
 import socket
-import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import httpx
+from fleet_program import Program
 
 START_S = 480.0
-STOP_S = 90.0
 
 _PROXY = """
 global
@@ -27,6 +25,8 @@ defaults
     timeout connect 2s
     timeout client 300s
     timeout server 300s
+    # A server that is busy answers late, one that is gone refuses at once.
+    timeout check 3s
     retries 5
     option redispatch 1
     # What a server did not begin to answer, another one may.
@@ -54,44 +54,32 @@ def free_port() -> int:
         return port
 
 
-class Serving:
+class Serving(Program):
     """One `polyad serve --example`, which can be ended and started again on the same port and state folder."""
 
     def __init__(self, number: int, scratch: Path, redis_url: str, base_models: Path) -> None:
         self.number = number
         self.port = free_port()
         self.client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", timeout=10, trust_env=False)
-        self.said: list[str] = []
         state = scratch / f"server-{number}"
         state.mkdir()
         (state / "base-models").symlink_to(base_models.absolute())
-        command = f"serve --example --port {self.port} --state-dir {state} --redis-url {redis_url}"
-        self._command = [*command.split(), "--blobs", str(scratch / "blobs"), "--gpu-memory-utilization", "0.15"]
-        self._process: asyncio.subprocess.Process | None = None
-        self._listener: asyncio.Task[None] | None = None
+        command = f"serve --example --port {self.port} --grpc-port 0 --state-dir {state} --redis-url {redis_url}"
+        blobs = ["--blobs", str(scratch / "blobs"), "--merge-wait-s", "120", "--gpu-memory-utilization", "0.15"]
+        super().__init__(f"server {number}", [*command.split(), *blobs])
 
     async def start(self) -> float:
         """Start it and wait until it is ready; the seconds that this took. Raises TimeoutError."""
         began = time.monotonic()
-        self.said.clear()
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("POLYAD_")}
-        self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "polyad.serve.cli.main", *self._command),
-            env={**kept, "VLLM_CPU_KVCACHE_SPACE": "1"},
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-            start_new_session=True,
-        )
-        self._listener = asyncio.create_task(self._listen(self._process))
+        await self.launch()
         while time.monotonic() - began < START_S:
-            if self._process.returncode is not None:
-                raise TimeoutError(f"server {self.number} ended:\n" + "\n".join(self.said[-40:]))
+            if not self.running:
+                raise TimeoutError(f"{self.name} ended; {self.last_words()}")
             if await self.status() is not None:
-                print(f"   server {self.number}: ready after {time.monotonic() - began:.0f} s", flush=True)
+                print(f"   {self.name}: ready after {time.monotonic() - began:.0f} s", flush=True)
                 return time.monotonic() - began
             await asyncio.sleep(0.1)
-        raise TimeoutError(f"server {self.number} was not ready:\n" + "\n".join(self.said[-40:]))
+        raise TimeoutError(f"{self.name} was not ready; {self.last_words()}")
 
     async def status(self) -> str | None:
         """What /ready says, None if it does not answer 200."""
@@ -101,50 +89,56 @@ class Serving:
             return None
         return str(answer.json()["status"]) if answer.status_code == httpx.codes.OK else None
 
-    async def kill(self) -> None:
-        """SIGKILL to the server; what it started ends by itself."""
-        if self._process is not None:
-            self._process.kill()
-            await self._process.wait()
+    async def says(self, status: str) -> bool:
+        return await self.status() == status
 
-    async def stop(self) -> int:
-        """SIGTERM; its exit code. Raises TimeoutError."""
-        if self._process is None:
-            return 0
-        with suppress(ProcessLookupError):
-            self._process.terminate()
-        async with asyncio.timeout(STOP_S):
-            return await self._process.wait()
+    async def get(self, path: str) -> Any:
+        """The JSON at a path. Raises httpx.HTTPError."""
+        return (await self.client.get(path)).raise_for_status().json()
+
+    async def production(self, adapter: str) -> str:
+        """The version that it knows as an adapter's `production`."""
+        return str((await self.get(f"/v1/adapters/{adapter}"))["aliases"]["production"])
 
     async def close(self) -> None:
-        """Leave nothing behind."""
         await self.client.aclose()
-        if self._process is None:
-            return
-        with suppress(TimeoutError):
-            await self.stop()
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        if self._listener is not None:
-            await self._listener
+        await super().close()
 
-    async def _listen(self, process: asyncio.subprocess.Process) -> None:
-        while process.stderr is not None and (line := await process.stderr.readline()):
-            self.said.append(line.decode(errors="replace").rstrip())
+
+class Learner(Program):
+    """One `polyad learn`."""
+
+    def __init__(self, scratch: Path, redis_url: str, base: Path) -> None:
+        command = f"learn {base} --state-dir {scratch / 'learner'} --redis-url {redis_url}"
+        options = ["--blobs", str(scratch / "blobs"), "--learn-poll-s", "0.2", "--learn-lease-s", "15"]
+        super().__init__("the worker", [*command.split(), *options])
+
+    async def start(self) -> float:
+        """Start it and wait until it looks for work; the seconds that this took. Raises TimeoutError."""
+        began = time.monotonic()
+        await self.launch()
+        while self.heard("registry") is None:
+            if not self.running or time.monotonic() - began > START_S:
+                raise TimeoutError(f"{self.name} does not work; {self.last_words()}")
+            await asyncio.sleep(0.1)
+        print(f"   {self.name}: looks for work after {time.monotonic() - began:.0f} s", flush=True)
+        return time.monotonic() - began
 
 
 class ServedFleet:
-    """The servers, started one after the other: the first registers the example's adapters."""
+    """The servers, each with its way to Redis. The first registers the example's adapters; the others start together,
+    beside a worker."""
 
-    def __init__(self, scratch: Path, redis_url: str, servers: int, base_models: Path) -> None:
-        base_models.mkdir(parents=True, exist_ok=True)
-        self.servers = [Serving(number + 1, scratch, redis_url, base_models) for number in range(servers)]
+    def __init__(self, scratch: Path, redis_urls: Sequence[str], base_models: Path, learner: Learner) -> None:
+        self.servers = [Serving(number, scratch, url, base_models) for number, url in enumerate(redis_urls, 1)]
+        self.learner = learner
 
     async def __aenter__(self) -> "ServedFleet":
-        print(f"0. Starting {len(self.servers)} servers", flush=True)
+        print(f"0. Starting {len(self.servers)} servers and a worker", flush=True)
+        first, *others = self.servers
         try:
-            for server in self.servers:
-                await server.start()
+            await first.start()
+            await asyncio.gather(self.learner.start(), *(server.start() for server in others))
         except BaseException:
             await self.__aexit__(None, None, None)
             raise
@@ -153,16 +147,18 @@ class ServedFleet:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await asyncio.gather(*(server.close() for server in self.servers))
+        if kind is not None:
+            for program in (*self.servers, self.learner):
+                print(f"\n{program.last_words()}", flush=True)
+        await asyncio.gather(*(program.close() for program in (*self.servers, self.learner)))
 
     async def replicas(self) -> list[dict[str, Any]]:
         """What the first server knows of all."""
-        answer = await self.servers[0].client.get("/v1/replicas")
-        listed: list[dict[str, Any]] = answer.raise_for_status().json()["data"]
+        listed: list[dict[str, Any]] = (await self.servers[0].get("/v1/replicas"))["data"]
         return listed
 
     async def all_say(self, status: str) -> bool:
-        return all([await server.status() == status for server in self.servers])
+        return all([await server.says(status) for server in self.servers])
 
 
 class Proxy:
@@ -195,4 +191,4 @@ class Proxy:
         except httpx.HTTPError:
             return False
         rows = csv.DictReader(io.StringIO(re.sub(r"^# ", "", answer.text)))
-        return sum(row["svname"].startswith("server-") and row["status"] == "UP" for row in rows) == number
+        return len([row for row in rows if row["svname"].startswith("server-") and row["status"] == "UP"]) == number
