@@ -1,27 +1,22 @@
 """The composition root of a worker: from settings to a loop that learns until it is ended."""
 
 import asyncio
-import os
 from collections.abc import Callable
-from contextlib import suppress
 
 from polyad.adapters_store.base_model import BaseModel, model_folder
 from polyad.adapters_store.blobs import BlobStore
 from polyad.adapters_store.feedback import FeedbackStore, Policies, Runs
 from polyad.adapters_store.registry import EmbeddedRedis, Registry, masked
 from polyad.serve.config import Settings
+from polyad.serve.learn.priority import step_back
 from polyad.serve.learn.worker import Worker, Workshop
-
-_NICENESS = 10
 
 Report = Callable[[str], None]
 
 
 async def learn(model: str, settings: Settings, report: Report) -> None:
     """Work for the server with these settings, until cancelled. Raises ConfigError, RegistryUnavailable."""
-    # Requests come first wherever a server shares the machine.
-    with suppress(OSError):
-        os.nice(_NICENESS)
+    step_back()
     report(f"base model {model}")
     folder = await asyncio.to_thread(model_folder, model)
     base = await asyncio.to_thread(BaseModel.from_folder, folder, model)
