@@ -8,22 +8,20 @@ The same is done with stock vLLM's /v1/load_lora_adapter.
 
 import argparse
 import asyncio
-import multiprocessing
 import statistics
 import sys
 import tempfile
 import time
-from bisect import bisect_right
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import httpx
 
 from polyad.adapters_store.base_model import BaseModel
 from polyad.serve.example import unpack_base_model
 from tests.bench.machine import print_header, print_result
+from tests.bench.streams import Gaps, token_times, watched_streams
 from tests.fixtures.adapters import CONFIG, WEIGHTS, write_adapter
 from tests.fixtures.ports import free_port
 from tests.fixtures.server import ServerProcess, polyad_command
@@ -36,7 +34,6 @@ WARM_ADAPTERS = 4
 SLOTS = 8
 RANK = 16
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-PROMPT = "Tell me something about the sea."
 PERIOD_S = 1.2
 SETTLE_S = 8.0
 # float32: on a CPU without AVX-512, products in bf16 are so slow that nothing else would be seen.
@@ -47,99 +44,47 @@ Push = Callable[[httpx.AsyncClient, int], Awaitable[tuple[str, float]]]
 
 
 @dataclass
-class Gaps:
-    """Gaps between tokens, in seconds, of all streams, by the kind of round they fell into."""
+class Swaps(Gaps):
+    """The gaps, and the seconds from each promotion to the first token of the new version."""
 
-    rounds: list[tuple[float, str]] = field(default_factory=list)
-    seconds: dict[str, list[float]] = field(default_factory=dict)
     swaps: list[float] = field(default_factory=list)
-
-    def begin(self, phase: str) -> None:
-        self.rounds.append((time.perf_counter(), phase))
-
-    def assign(self, tokens: list[tuple[float, float]]) -> None:
-        """Sort (time of a token, gap before it) into the rounds."""
-        starts = [start for start, _ in self.rounds]
-        for now, gap in tokens:
-            index = bisect_right(starts, now) - 1
-            if index >= 0:
-                self.seconds.setdefault(self.rounds[index][1], []).append(gap)
-
-    def percentile(self, phase: str, percent: float) -> float:
-        return statistics.quantiles(self.seconds[phase], n=1000, method="inclusive")[round(percent * 10) - 1]
-
-
-async def _tokens(client: httpx.AsyncClient, model: str, max_tokens: int) -> AsyncIterator[float]:
-    """The times at which a stream's tokens arrive."""
-    body = {"model": model, "prompt": PROMPT, "max_tokens": max_tokens, "temperature": 0, "stream": True}
-    async with client.stream("POST", "/v1/completions", json={**body, "ignore_eos": True}) as response:
-        if response.status_code != httpx.codes.OK:
-            raise RuntimeError(f"{model}: {response.status_code} {(await response.aread()).decode()}")
-        async for line in response.aiter_lines():
-            if line.startswith("data: {"):
-                yield time.perf_counter()
-
-
-async def _stream(client: httpx.AsyncClient, model: str, stop: Any, tokens: list[tuple[float, float]]) -> None:
-    while not stop.is_set():
-        last: float | None = None
-        async for now in _tokens(client, model, 256):
-            if last is not None:
-                tokens.append((now, now - last))
-            last = now
-
-
-def _watch_streams(url: str, model: str, stop: Any, result: Any) -> None:
-    """A process of its own, so that the pushing client's work is not measured as the server's."""
-
-    async def run() -> list[tuple[float, float]]:
-        tokens: list[tuple[float, float]] = []
-        async with httpx.AsyncClient(base_url=url, timeout=120) as client:
-            await asyncio.gather(*(_stream(client, model, stop, tokens) for _ in range(STREAMS)))
-        return tokens
-
-    result.put(asyncio.run(run()))
 
 
 async def _ask(client: httpx.AsyncClient, model: str) -> float:
     """The time at which the first token came; the whole answer is read."""
     first = 0.0
-    async for now in _tokens(client, model, ANSWER_TOKENS):
+    async for now in token_times(client, model, ANSWER_TOKENS):
         first = first or now
     return first
 
 
-async def _run(url: str, base: str, push: Push) -> Gaps:
+async def _run(url: str, base: str, push: Push) -> Swaps:
     """Alternate quiet and push rounds under the background streams."""
-    gaps, processes = Gaps(), multiprocessing.get_context("spawn")
-    stop, result = processes.Event(), processes.Queue()
+    gaps = Swaps()
     async with httpx.AsyncClient(base_url=url, timeout=120) as client:
         warm = [(await push(client, index))[0] for index in range(WARM_ADAPTERS)]
         for name in warm:
             await _ask(client, name)
-        streams = processes.Process(target=_watch_streams, args=(url, base, stop, result))
-        streams.start()
-        await asyncio.sleep(SETTLE_S)
-        for index in range(PUSHES):
-            if index % (PUSHES // ROUNDS) == 0:
-                gaps.begin("quiet")
-                for step in range(PUSHES // ROUNDS):
-                    await asyncio.gather(_ask(client, warm[step % len(warm)]), asyncio.sleep(PERIOD_S))
-                gaps.begin("push")
-            await asyncio.gather(_push_and_ask(client, push, WARM_ADAPTERS + index, gaps), asyncio.sleep(PERIOD_S))
-        gaps.begin("end")
-        stop.set()
-    gaps.assign(await asyncio.to_thread(result.get, True, 120))
-    streams.join(30)
+        with watched_streams(url, base, STREAMS) as streams:
+            await asyncio.sleep(SETTLE_S)
+            for index in range(PUSHES):
+                if index % (PUSHES // ROUNDS) == 0:
+                    gaps.begin("quiet")
+                    for step in range(PUSHES // ROUNDS):
+                        await asyncio.gather(_ask(client, warm[step % len(warm)]), asyncio.sleep(PERIOD_S))
+                    gaps.begin("push")
+                await asyncio.gather(_push_and_ask(client, push, WARM_ADAPTERS + index, gaps), asyncio.sleep(PERIOD_S))
+            gaps.begin("end")
+            gaps.assign(await asyncio.to_thread(streams.end))
     return gaps
 
 
-async def _push_and_ask(client: httpx.AsyncClient, push: Push, index: int, gaps: Gaps) -> None:
+async def _push_and_ask(client: httpx.AsyncClient, push: Push, index: int, gaps: Swaps) -> None:
     name, promoted = await push(client, index)
     gaps.swaps.append(await _ask(client, name) - promoted)
 
 
-async def _polyad(url: str, base: str, folders: list[Path]) -> Gaps:
+async def _polyad(url: str, base: str, folders: list[Path]) -> Swaps:
     async def push(client: httpx.AsyncClient, index: int) -> tuple[str, float]:
         name = f"warm-{index}" if index < WARM_ADAPTERS else "hot"
         files = {"config": (folders[index] / CONFIG).read_bytes(), "weights": (folders[index] / WEIGHTS).read_bytes()}
@@ -153,7 +98,7 @@ async def _polyad(url: str, base: str, folders: list[Path]) -> Gaps:
     return await _run(url, base, push)
 
 
-async def _stock(url: str, base: str, folders: list[Path]) -> Gaps:
+async def _stock(url: str, base: str, folders: list[Path]) -> Swaps:
     async def push(client: httpx.AsyncClient, index: int) -> tuple[str, float]:
         started = time.perf_counter()
         body = {"lora_name": f"stock-{index}", "lora_path": str(folders[index])}
@@ -163,7 +108,7 @@ async def _stock(url: str, base: str, folders: list[Path]) -> Gaps:
     return await _run(url, base, push)
 
 
-def _measure_polyad(model: Path, folders: list[Path], scratch: Path) -> Gaps:
+def _measure_polyad(model: Path, folders: list[Path], scratch: Path) -> Swaps:
     port = free_port()
     state = scratch / "state"
     state.mkdir()
@@ -176,7 +121,7 @@ def _measure_polyad(model: Path, folders: list[Path], scratch: Path) -> Gaps:
         server.stop()
 
 
-def _measure_stock(model: Path, folders: list[Path], scratch: Path) -> Gaps:
+def _measure_stock(model: Path, folders: list[Path], scratch: Path) -> Swaps:
     port = free_port()
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), "--port", str(port)]
     command += ["--served-model-name", model.name, "--gpu-memory-utilization", "0.4", *ENGINE, "--enable-lora"]
@@ -192,8 +137,7 @@ def _measure_stock(model: Path, folders: list[Path], scratch: Path) -> Gaps:
 
 def _print(name: str, gaps: Gaps) -> float:
     for phase in ("quiet", "push"):
-        p50, p99 = (1e3 * gaps.percentile(phase, percent) for percent in (50, 99))
-        print(f"{name:8} {phase:6} {len(gaps.seconds[phase]):6} gaps   p50 {p50:6.1f} ms   p99 {p99:6.1f} ms")
+        print(gaps.line(name, phase))
     return gaps.percentile("push", 99) / gaps.percentile("quiet", 99)
 
 

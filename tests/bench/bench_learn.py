@@ -21,12 +21,12 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from polyad.adapters_store.base_model import BaseModel
-from polyad.adapters_store.delta import Delta, LowRank, ModuleDelta
 from polyad.adapters_store.feedback import Message
 from polyad.serve.example import unpack_base_model
 from polyad.serve.learn.data import Dataset, Example
 from polyad.serve.learn.settings import TrainSettings
 from polyad.serve.learn.train import Encoder, Trainer, continued
+from tests.bench.beginning import beginning
 from tests.bench.machine import print_header, print_result
 from tests.fixtures.adapters import CONFIG, WEIGHTS, write_adapter
 from tests.fixtures.ports import free_port
@@ -36,7 +36,7 @@ NAME = "bench"
 EVENTS, STEPS, BATCH, RANK = 24, 8, 8, 8
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
 RATE = 2e-3
-WAIT_S = 900.0
+WAIT_S = 600.0
 
 
 def question(number: int) -> str:
@@ -65,6 +65,15 @@ class Customer:
     def correct(self, number: int) -> None:
         given = {"response": self.ask(number)["id"], "correction": answer(number)}
         self.call("POST", "/v1/feedback", json=given)
+
+    def check(self, deadline: float) -> None:
+        """Raises RuntimeError if no new version will come, TimeoutError if none came in time."""
+        runs = self.call("GET", "/v1/runs")["data"]
+        for run in runs:
+            if run["ended"] is not None and run["state"] != "published":
+                raise RuntimeError(f"no new version: the run is {run['state']}: {run['reason']}")
+        if time.time() > deadline:
+            raise TimeoutError(f"no new version: {runs}")
 
 
 def feedback_to_token(base: Path) -> dict[str, float]:
@@ -99,8 +108,7 @@ def _timed(customer: Customer, base: Path, state: Path) -> dict[str, float]:
     began = time.time()
     customer.call("POST", "/v1/feedback", json={"response": response, "correction": answer(EVENTS)})
     while not customer.ask(0, tokens=1)["model"].endswith("@v2"):
-        if time.time() - began > WAIT_S:
-            raise TimeoutError(f"no new version: {customer.call('GET', '/v1/runs')}")
+        customer.check(began + WAIT_S)
         time.sleep(0.1)
     whole = time.time() - began
     (run,) = customer.call("GET", "/v1/runs")["data"]
@@ -118,17 +126,6 @@ def _timed(customer: Customer, base: Path, state: Path) -> dict[str, float]:
 # A step beside TRL's
 
 
-def beginning(base: BaseModel) -> Delta:
-    """A LoRA that changes nothing yet."""
-    generator = torch.Generator().manual_seed(0)
-    modules = {}
-    for module, (out_features, in_features) in base.linears.items():
-        if module.rpartition(".")[2] in TARGETS:
-            a = torch.randn(RANK, in_features, generator=generator) / in_features**0.5
-            modules[module] = ModuleDelta(low_rank=LowRank(a, torch.zeros(out_features, RANK), 2.0))
-    return Delta(modules)
-
-
 def own_steps(base: Path, folder: Path) -> list[float]:
     examples = [
         Example(
@@ -143,7 +140,7 @@ def own_steps(base: Path, folder: Path) -> list[float]:
         for number in range(STEPS * BATCH)
     ]
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    delta = beginning(BaseModel.from_folder(base, "base"))
+    delta = beginning(BaseModel.from_folder(base, "base"), RANK, TARGETS)
     encoder = Encoder(AutoTokenizer.from_pretrained(base), 256)
     settings = TrainSettings(epochs=1, batch=BATCH, learning_rate=RATE, save_every=10_000)
     trainer = Trainer(continued(model, delta), encoder, Dataset(tuple(examples), (), (), ()), settings)
