@@ -10,6 +10,9 @@ from contextlib import suppress
 STOP_S = 90.0
 _TAIL = 40
 
+# vLLM binds an engine's threads to cores, those of every server on a machine to the same ones.
+_ENGINE = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+
 
 class Program:
     """One `polyad` command."""
@@ -30,7 +33,7 @@ class Program:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("POLYAD_")}
         self._process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "polyad.serve.cli.main", *self._command),
-            env={**kept, "VLLM_CPU_KVCACHE_SPACE": "1"},
+            env={**kept, **_ENGINE},
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
