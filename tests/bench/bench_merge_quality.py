@@ -6,24 +6,15 @@ Every composition is asked as a client asks it. Merges have their defaults, and 
 TIES by itself. Fisher averaging and RegMean come from `polyad statistics` and `polyad merge`.
 """
 
-import argparse
 import json
 import subprocess
 import sys
-import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 
-from polyad.serve.example import unpack_base_model
-from tests.bench.adapters import push_to_polyad
-from tests.bench.examination import examine_all, papers, right_expert, table_row, verdicts
-from tests.bench.experts import DATA, RANK, SETTINGS, TASKS, experts
-from tests.bench.machine import print_header, print_result
-from tests.bench.servers import DTYPE, polyad
+from tests.bench.examination import MAX_RANK, Folders, examination
+from tests.bench.experts import DATA, SETTINGS, TASKS
 
-QUESTIONS = 100
 STATISTICS = 64
-MAX_RANK = 64
 OFFLINE = {"fisher": "fisher", "regmean": "gram"}
 WHOLE = "; compress_density=1"
 
@@ -53,7 +44,7 @@ def command(*arguments: str | Path) -> None:
     subprocess.run([sys.executable, "-m", "polyad.serve.cli.main", *map(str, arguments)], check=True)
 
 
-def offline(base: Path, folders: Mapping[str, Path], scratch: Path) -> dict[str, Path]:
+def offline(base: Path, folders: Folders, scratch: Path) -> Folders:
     """The merges that need statistics, made by the commands that make them."""
     made = {}
     for method, kind in OFFLINE.items():
@@ -76,29 +67,5 @@ def offline(base: Path, folders: Mapping[str, Path], scratch: Path) -> dict[str,
     return made
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--base-models", type=Path, default=Path(".state/base-models"))
-    parser.add_argument("--experts", type=Path, default=Path(".cache/experts"))
-    parser.add_argument("--questions", type=int, default=QUESTIONS, help="of each task")
-    given = parser.parse_args()
-    model = unpack_base_model(given.base_models, print)
-    tasks = {name: f"{task.name} {dict(task.options)}" for name, task in TASKS.items()}
-    settings = {"model": model.name, "dtype": DTYPE, "rank": RANK, "questions": given.questions, **tasks}
-    print_header("merge quality", {**settings, "training": SETTINGS.model_dump(exclude_defaults=True)})
-    folders = experts(model, given.experts)
-    with tempfile.TemporaryDirectory() as folder:
-        scratch = Path(folder)
-        pushed = {**folders, **offline(model, folders, scratch)}
-        options = ("--slots", "8", "--max-rank", str(MAX_RANK), "--merge-wait-s", "600", "--merge-threads", "2")
-        with polyad(model, scratch, *options) as server:
-            for name, path in pushed.items():
-                push_to_polyad(server.url, name, path)
-            found = examine_all(server.url, compositions(), papers(TASKS, given.questions))
-    found["right_expert"] = right_expert(found, list(TASKS))
-    print(table_row("right_expert", found["right_expert"]))
-    print_result(verdicts(found, list(TASKS)))
-
-
 if __name__ == "__main__":
-    main()
+    examination("merge quality", __doc__, compositions(), offline)

@@ -1,19 +1,32 @@
-"""What a composition answers rightly: every task's questions, judged by the task's own verifier, with intervals."""
+"""What compositions of the experts answer rightly: every task's questions, judged by the task's own verifier."""
 
+import argparse
 import asyncio
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
 
+from polyad.serve.example import unpack_base_model
 from polyad.serve.learn.gate.statistics import interval, mcnemar
-from tests.bench.experts import Task
+from tests.bench.adapters import push_to_polyad
+from tests.bench.experts import RANK, SETTINGS, TASKS, Task, experts
+from tests.bench.machine import print_header, print_result
+from tests.bench.servers import DTYPE, polyad
 
 AT_ONCE = 32
 MAX_TOKENS = 24
+QUESTIONS = 100
+MAX_RANK = 64
+SERVER = ("--slots", "8", "--max-rank", str(MAX_RANK), "--merge-wait-s", "600", "--merge-threads", "2")
 
 Marks = dict[str, list[bool]]
+Folders = dict[str, Path]
+# From the base model, the experts and a folder for what is made on the way: adapters to push beside the experts.
+Others = Callable[[Path, Folders, Path], Folders]
 
 
 @dataclass(frozen=True)
@@ -102,3 +115,27 @@ def verdicts(found: Mapping[str, Marks], singles: Sequence[str]) -> dict[str, fl
         won, lost = pairs.count((True, False)), pairs.count((False, True))
         print(f"{label}: {won} won, {lost} lost against {best}, p = {mcnemar(won, lost):.2g} that it is no better")
     return {"best_single": shares[best], **{label: share for label, share in shares.items() if label not in singles}}
+
+
+def examination(name: str, about: str | None, compositions: Mapping[str, str], others: Others = lambda *_: {}) -> None:
+    """The whole benchmark: train the experts, serve them, ask every composition, print tables and verdicts."""
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("--base-models", type=Path, default=Path(".state/base-models"))
+    parser.add_argument("--experts", type=Path, default=Path(".cache/experts"))
+    parser.add_argument("--questions", type=int, default=QUESTIONS, help="of each task")
+    given = parser.parse_args()
+    model = unpack_base_model(given.base_models, print)
+    tasks = {expert: f"{task.name} {dict(task.options)}" for expert, task in TASKS.items()}
+    settings = {"model": model.name, "dtype": DTYPE, "rank": RANK, "questions": given.questions, **tasks}
+    print_header(name, {**settings, "training": SETTINGS.model_dump(exclude_defaults=True)})
+    folders = experts(model, given.experts)
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        pushed = {**folders, **others(model, folders, scratch)}
+        with polyad(model, scratch, *SERVER) as server:
+            for adapter, path in pushed.items():
+                push_to_polyad(server.url, adapter, path)
+            found = examine_all(server.url, compositions, papers(TASKS, given.questions))
+    found["right_expert"] = right_expert(found, list(TASKS))
+    print(table_row("right_expert", found["right_expert"]))
+    print_result(verdicts(found, list(TASKS)))
