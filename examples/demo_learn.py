@@ -99,7 +99,7 @@ class Tour:
     def go_round(self, number: int) -> None:
         """Feedback until a run begins, and what came of the run."""
         visits = partial(self._scenario.visit, number)
-        # Answers without a text get no feedback: then others are asked.
+        # What was cut off before its first word gets no feedback: then others are asked.
         for _ in range(MOST_STREAMS):
             waiting = self._users.call("GET", f"/v1/adapters/{ADAPTER}/policy")["waiting"]
             if waiting >= self._events:

@@ -36,6 +36,15 @@ Visits = Callable[[int], Visit]
 
 
 @dataclass(frozen=True)
+class Said:
+    """What the adapter answered; whether that ended by itself."""
+
+    response: str
+    text: str
+    ended: bool
+
+
+@dataclass(frozen=True)
 class Marks:
     """What was answered in an examination, and how many of the answers are right."""
 
@@ -78,20 +87,19 @@ class Users:
     def examine(self, questions: Sequence[Question]) -> Marks:
         """What the served adapter makes of these questions; no feedback is given."""
         with ThreadPoolExecutor(ASKING) as pool:
-            answers = tuple(pool.map(lambda question: self._ask(question, "examiner")[1], questions))
+            answers = tuple(pool.map(lambda question: self._ask(question, "examiner").text, questions))
         right = sum(question.is_right(answer) for question, answer in zip(questions, answers, strict=True))
         return Marks(answers, right)
 
     def _attend(self, number: int, visit: Visit) -> bool:
-        response, answer = self._ask(visit.question, visit.user)
-        # The server keeps no answer that has no text, and so there is nothing to say about it.
-        if answer:
-            given = {"response": response, "id": f"{visit.user}/{number}", **visit.react(answer)}
+        said = self._ask(visit.question, visit.user)
+        # The server keeps no answer that was cut off before its first word.
+        if said.text or said.ended:
+            given = {"response": said.response, "id": f"{visit.user}/{number}", **visit.react(said.text)}
             self.call("POST", "/v1/feedback", json=given)
-        return visit.question.is_right(answer)
+        return visit.question.is_right(said.text)
 
-    def _ask(self, question: Question, user: str) -> tuple[str, str]:
-        """Response id and answer."""
+    def _ask(self, question: Question, user: str) -> Said:
         body = {
             "model": self._adapter,
             "messages": [{"role": "user", "content": question.text}],
@@ -100,4 +108,5 @@ class Users:
             "user": user,
         }
         said = self.call("POST", "/v1/chat/completions", json=body)
-        return said["id"], said["choices"][0]["message"]["content"].strip()
+        choice = said["choices"][0]
+        return Said(said["id"], choice["message"]["content"].strip(), choice["finish_reason"] == "stop")

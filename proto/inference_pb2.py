@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cpolyad/proto/inference.proto\x12\tpolyad.v1\"\x95\x01\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x06prompt\x18\x02 \x01(\tH\x00\x12\x1f\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x0f.polyad.v1.ChatH\x00\x12%\n\x08sampling\x18\x04 \x01(\x0b\x32\x13.polyad.v1.Sampling\x12\x10\n\x08priority\x18\x05 \x01(\x05\x42\x07\n\x05input\",\n\x04\x43hat\x12$\n\x08messages\x18\x01 \x03(\x0b\x32\x12.polyad.v1.Message\"(\n\x07Message\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\xa0\x03\n\x08Sampling\x12\x17\n\nmax_tokens\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x17\n\nmin_tokens\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x18\n\x0btemperature\x18\x03 \x01(\x02H\x02\x88\x01\x01\x12\x12\n\x05top_p\x18\x04 \x01(\x02H\x03\x88\x01\x01\x12\x12\n\x05top_k\x18\x05 \x01(\x05H\x04\x88\x01\x01\x12\x11\n\x04seed\x18\x06 \x01(\x03H\x05\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x07 \x01(\x02H\x06\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x08 \x01(\x02H\x07\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\t \x01(\x02H\x08\x88\x01\x01\x12\x0c\n\x04stop\x18\n \x03(\t\x12\x12\n\nignore_eos\x18\x0b \x01(\x08\x42\r\n\x0b_max_tokensB\r\n\x0b_min_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x07\n\x05_seedB\x14\n\x12_frequency_penaltyB\x13\n\x11_presence_penaltyB\x15\n\x13_repetition_penalty\"s\n\x10GenerateResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x15\n\rfinish_reason\x18\x04 \x01(\t\x12\x1f\n\x05usage\x18\x05 \x01(\x0b\x32\x10.polyad.v1.Usage\"9\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r2R\n\tInference\x12\x45\n\x08Generate\x12\x1a.polyad.v1.GenerateRequest\x1a\x1b.polyad.v1.GenerateResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cpolyad/proto/inference.proto\x12\tpolyad.v1\"\xc1\x01\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x06prompt\x18\x02 \x01(\tH\x00\x12\x1f\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x0f.polyad.v1.ChatH\x00\x12%\n\x08sampling\x18\x04 \x01(\x0b\x32\x13.polyad.v1.Sampling\x12\x10\n\x08priority\x18\x05 \x01(\x05\x12\x0c\n\x04user\x18\x06 \x01(\t\x12\x12\n\x05store\x18\x07 \x01(\x08H\x01\x88\x01\x01\x42\x07\n\x05inputB\x08\n\x06_store\",\n\x04\x43hat\x12$\n\x08messages\x18\x01 \x03(\x0b\x32\x12.polyad.v1.Message\"(\n\x07Message\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\xa0\x03\n\x08Sampling\x12\x17\n\nmax_tokens\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x17\n\nmin_tokens\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x18\n\x0btemperature\x18\x03 \x01(\x02H\x02\x88\x01\x01\x12\x12\n\x05top_p\x18\x04 \x01(\x02H\x03\x88\x01\x01\x12\x12\n\x05top_k\x18\x05 \x01(\x05H\x04\x88\x01\x01\x12\x11\n\x04seed\x18\x06 \x01(\x03H\x05\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x07 \x01(\x02H\x06\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x08 \x01(\x02H\x07\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\t \x01(\x02H\x08\x88\x01\x01\x12\x0c\n\x04stop\x18\n \x03(\t\x12\x12\n\nignore_eos\x18\x0b \x01(\x08\x42\r\n\x0b_max_tokensB\r\n\x0b_min_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x07\n\x05_seedB\x14\n\x12_frequency_penaltyB\x13\n\x11_presence_penaltyB\x15\n\x13_repetition_penalty\"s\n\x10GenerateResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x15\n\rfinish_reason\x18\x04 \x01(\t\x12\x1f\n\x05usage\x18\x05 \x01(\x0b\x32\x10.polyad.v1.Usage\"9\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r2R\n\tInference\x12\x45\n\x08Generate\x12\x1a.polyad.v1.GenerateRequest\x1a\x1b.polyad.v1.GenerateResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,17 +32,17 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'polyad.proto.inference_pb2'
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_GENERATEREQUEST']._serialized_start=44
-  _globals['_GENERATEREQUEST']._serialized_end=193
-  _globals['_CHAT']._serialized_start=195
-  _globals['_CHAT']._serialized_end=239
-  _globals['_MESSAGE']._serialized_start=241
-  _globals['_MESSAGE']._serialized_end=281
-  _globals['_SAMPLING']._serialized_start=284
-  _globals['_SAMPLING']._serialized_end=700
-  _globals['_GENERATERESPONSE']._serialized_start=702
-  _globals['_GENERATERESPONSE']._serialized_end=817
-  _globals['_USAGE']._serialized_start=819
-  _globals['_USAGE']._serialized_end=876
-  _globals['_INFERENCE']._serialized_start=878
-  _globals['_INFERENCE']._serialized_end=960
+  _globals['_GENERATEREQUEST']._serialized_end=237
+  _globals['_CHAT']._serialized_start=239
+  _globals['_CHAT']._serialized_end=283
+  _globals['_MESSAGE']._serialized_start=285
+  _globals['_MESSAGE']._serialized_end=325
+  _globals['_SAMPLING']._serialized_start=328
+  _globals['_SAMPLING']._serialized_end=744
+  _globals['_GENERATERESPONSE']._serialized_start=746
+  _globals['_GENERATERESPONSE']._serialized_end=861
+  _globals['_USAGE']._serialized_start=863
+  _globals['_USAGE']._serialized_end=920
+  _globals['_INFERENCE']._serialized_start=922
+  _globals['_INFERENCE']._serialized_end=1004
 # @@protoc_insertion_point(module_scope)

@@ -10,8 +10,10 @@ from polyad.adapters_store.feedback.records import (
     Queued,
     Run,
     Score,
+    Trigger,
 )
 from polyad.adapters_store.feedback.runs import Ending, Fenced, Lease, Runs
+from polyad.adapters_store.feedback.schedule import next_time
 from polyad.adapters_store.feedback.store import FeedbackStore
 
 __all__ = [
@@ -29,4 +31,6 @@ __all__ = [
     "Feedback",
     "Queued",
     "Score",
+    "Trigger",
+    "next_time",
 ]

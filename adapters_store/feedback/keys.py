@@ -39,6 +39,10 @@ class Keys:
     def decisions(self, run: str) -> str:
         return f"{self._prefix}:decisions:{run}"
 
+    def judges(self, tenant: str, adapter: str, version: int) -> str:
+        """How many thumbs each user gave a version; by digests of their names."""
+        return f"{self._prefix}:judges:{tenant}/{adapter}@{version}"
+
     def of_adapter(self, part: str, tenant: str, adapter: str) -> str:
         """`part`: events, scores, dead, tries, active, lease, order, memory."""
         return f"{self._prefix}:{part}:{tenant}/{adapter}"

@@ -4,12 +4,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from polyad.adapters_store.feedback.schedule import Schedule
+
 MAX_TEXT = 65_536
 MAX_COMMENT = 4_096
 MAX_LABELS = 16
 MAX_ANSWERS = 128
 
 Thumb = Literal["up", "down"]
+Trigger = Literal["count", "age", "schedule", "demand"]
 Mode = Literal["automatic", "ask", "off"]
 State = Literal[
     "queued",
@@ -89,7 +92,7 @@ class Queued(Record):
 
 
 class Score(Record):
-    """How many thumbs (and scores) the answers of one version got."""
+    """How many thumbs (and scores) the answers of one version got; of each user only so many count."""
 
     up: int = 0
     down: int = 0
@@ -99,17 +102,20 @@ class Policy(Record):
     """How an adapter learns. `settings` is for the worker alone, which checks it when it is set.
 
     Interactions are kept for `keep_s` seconds. `automatic` runs begin with `min_events` events, or with any that is
-    older than `max_age_s`. A version that passed the gate answers `canary_share` of the requests for the adapter's
-    name until `canary_events` verdicts on it are in, or `canary_s` seconds are over.
+    older than `max_age_s`; or, where there is a `schedule`, at its times alone, with whatever there is. A version that
+    passed the gate answers `canary_share` of the requests for the adapter's name until `canary_events` verdicts on it
+    are in, or `canary_s` seconds are over; of one user, `canary_user_cap` verdicts on a version count.
     """
 
     mode: Mode = "off"
     keep_s: Annotated[int, Field(ge=60, le=365 * 86_400)] = 7 * 86_400
     min_events: Annotated[int, Field(ge=1, le=100_000)] = 50
     max_age_s: Annotated[float, Field(ge=1)] = 86_400
+    schedule: Schedule | None = None
     retry_s: Annotated[float, Field(ge=0)] = 600
     canary_share: Annotated[float, Field(ge=0, le=1)] = 0.1
     canary_events: Annotated[int, Field(ge=1, le=100_000)] = 20
+    canary_user_cap: Annotated[int, Field(ge=1, le=100_000)] = 5
     canary_s: Annotated[float, Field(ge=0)] = 3600
     settings: dict[str, Any] = {}
 
@@ -127,7 +133,7 @@ class Run(Record):
     id: str
     tenant: str
     adapter: str
-    trigger: Literal["count", "age", "demand"]
+    trigger: Trigger
     state: State
     reason: str = ""
     created: float

@@ -4,12 +4,12 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 from uuid import uuid4
 
 from polyad.adapters_store.errors import Conflict, UnknownRun
 from polyad.adapters_store.feedback.keys import Keys
-from polyad.adapters_store.feedback.records import Run
+from polyad.adapters_store.feedback.records import Run, Trigger
 from polyad.adapters_store.feedback.scripting import Scripting
 from polyad.adapters_store.feedback.store import GROUP
 
@@ -51,7 +51,7 @@ class Runs:
     async def close(self) -> None:
         await self._redis.close()
 
-    async def begin(self, tenant: str, adapter: str, trigger: Literal["count", "age", "demand"]) -> Run:
+    async def begin(self, tenant: str, adapter: str, trigger: Trigger) -> Run:
         """A new run, queued for the next worker. Raises Conflict while another one of the adapter is open."""
         now = time.time()
         run = Run(

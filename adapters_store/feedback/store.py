@@ -72,10 +72,13 @@ class FeedbackStore:
             self._keys.given(tenant, feedback.id),
             self._keys.of_adapter("events", tenant, adapter),
             self._keys.of_adapter("scores", tenant, adapter),
+            self._keys.judges(tenant, adapter, interaction.version),
         ]
         oldest = int((time.time() - policy.keep_s) * 1000)
-        arguments = (_fingerprint(feedback), policy.keep_s, oldest, _scored(interaction, feedback), _MAX_QUEUED)
-        answer = await self._redis.run("give", keys, feedback.model_dump_json(), *arguments)
+        queueing = (feedback.model_dump_json(), _fingerprint(feedback), policy.keep_s, oldest, _MAX_QUEUED)
+        judge = _judge(feedback.user) if feedback.user is not None else ""
+        scoring = (_scored(interaction, feedback), judge, policy.canary_user_cap)
+        answer = await self._redis.run("give", keys, *queueing, *scoring)
         if answer == "other":
             raise Conflict("id", f"{feedback.id!r} is the id of other feedback")
         if answer == "gone":
@@ -110,7 +113,7 @@ class FeedbackStore:
         return [Queued(entry=entry, feedback=Feedback.model_validate_json(f["feedback"])) for entry, f in taken]
 
     async def scores(self, tenant: str, adapter: str) -> dict[int, Score]:
-        """The thumbs that each version got."""
+        """The thumbs that each version got, as far as they count: `canary_user_cap` of each user's."""
         key = self._keys.of_adapter("scores", tenant, adapter)
         found: dict[int, dict[str, int]] = {}
         for field, count in (await self._redis.ask(self._redis.client.hgetall(key))).items():
@@ -139,6 +142,8 @@ class FeedbackStore:
         for adapter in adapters:
             events += await self._forget_events(tenant, adapter, user, responses)
             examples += await self._forget_examples(tenant, adapter, user)
+            for version in await self.scores(tenant, adapter):
+                await self._redis.ask(client.hdel(self._keys.judges(tenant, adapter, version), _judge(user)))
         return {"interactions": len(responses), "events": events, "examples": examples}
 
     async def _forget_events(self, tenant: str, adapter: str, user: str, responses: set[str]) -> int:
@@ -173,6 +178,10 @@ class FeedbackStore:
 def _fingerprint(feedback: Feedback) -> str:
     content = feedback.model_dump(exclude={"created"})
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _judge(user: str) -> str:
+    return hashlib.sha256(user.encode()).hexdigest()[:32]
 
 
 def _scored(interaction: Interaction, feedback: Feedback) -> str:

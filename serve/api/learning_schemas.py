@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from polyad.adapters_store.feedback import Feedback, Interaction, Policy, Run, Score
 from polyad.adapters_store.feedback.records import MAX_ANSWERS, MAX_COMMENT, MAX_LABELS, MAX_TEXT
+from polyad.adapters_store.feedback.schedule import Schedule
 from polyad.serve.api.schemas import Body, Name
 
 _RESPONSE = "chatcmpl-9f86d081884c7d65"
@@ -16,9 +17,11 @@ _POLICY: dict[str, Any] = {
     "keep_s": 604_800,
     "min_events": 50,
     "max_age_s": 86_400.0,
+    "schedule": "30 2 * * *",
     "retry_s": 600.0,
     "canary_share": 0.1,
     "canary_events": 20,
+    "canary_user_cap": 5,
     "canary_s": 3600.0,
     "settings": {"train": {"learning_rate": 0.0002}},
 }
@@ -108,9 +111,11 @@ class SetPolicy(Body):
     keep_s: Annotated[int, Field(ge=60, le=365 * 86_400, description="How long interactions are kept.")] = 604_800
     min_events: Annotated[int, Field(ge=1, le=100_000, description="So many events begin a run.")] = 50
     max_age_s: Annotated[float, Field(ge=1, le=1e9, description="An event of this age begins a run.")] = 86_400
+    schedule: Annotated[Schedule | None, Field(description="Runs begin then alone; as cron has it, in UTC.")] = None
     retry_s: Annotated[float, Field(ge=0, le=1e9, description="Pause after a run that failed.")] = 600
     canary_share: Annotated[float, Field(ge=0, le=1, description="Of requests, for a new version; 0: none.")] = 0.1
     canary_events: Annotated[int, Field(ge=1, le=100_000, description="Verdicts that end the canary.")] = 20
+    canary_user_cap: Annotated[int, Field(ge=1, le=100_000, description="Verdicts of one user that count.")] = 5
     canary_s: Annotated[float, Field(ge=0, le=1e9, description="Longest time of the canary.")] = 3600
     settings: dict[str, Any] = Field(default_factory=dict, description="Of data, training and gate.")
 
@@ -137,9 +142,11 @@ class PolicyOut(BaseModel):
     keep_s: int
     min_events: int
     max_age_s: float
+    schedule: str | None
     retry_s: float
     canary_share: float
     canary_events: int
+    canary_user_cap: int
     canary_s: float
     settings: dict[str, Any]
     waiting: int

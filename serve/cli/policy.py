@@ -26,8 +26,10 @@ def policy() -> None:
 @click.option("--keep-s", type=int, help="How long interactions are kept, in seconds.")
 @click.option("--min-events", type=int, help="So many events begin a run.")
 @click.option("--max-age-s", type=float, help="An event of this age begins a run.")
+@click.option("--schedule", help="Runs begin then alone: minute hour day month weekday, as cron has it, in UTC.")
 @click.option("--canary-share", type=click.FloatRange(0, 1), help="Of requests, for a new version.")
 @click.option("--canary-events", type=int, help="Verdicts that end the canary.")
+@click.option("--canary-user-cap", type=int, help="Verdicts of one user that count.")
 @click.option("--canary-s", type=float, help="Longest time of the canary.")
 @click.option("--settings", help="JSON: of data, training and gate.")
 @remote

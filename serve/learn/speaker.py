@@ -1,6 +1,6 @@
 """A model that can be one version or another, and the bare base: what it says, and what it thinks of what was said."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,12 +16,15 @@ _BATCH = 8
 
 
 class Speaker:
-    """Speaks as the adapter that is in `model` now."""
+    """Speaks as the adapter that is in `model` now. Before each batch it asks `check`, which raises to end the work."""
 
-    def __init__(self, model: Any, encoder: Encoder, max_new_tokens: int = 64) -> None:
+    def __init__(
+        self, model: Any, encoder: Encoder, max_new_tokens: int = 64, check: Callable[[], None] = lambda: None
+    ) -> None:
         self.model = model
         self.encoder = encoder
         self._max_new_tokens = max_new_tokens
+        self._check = check
 
     @contextmanager
     def as_version(self, delta: Delta) -> Iterator["Speaker"]:
@@ -46,10 +49,11 @@ class Speaker:
 
     def sums(self, rows: Sequence[Row]) -> torch.Tensor:
         """The log-probability of each row's answer, [N]."""
-        return sums(self.model, rows, self.encoder.padding, _BATCH)
+        return sums(self.model, rows, self.encoder.padding, _BATCH, self._check)
 
     def logits(self, row: Row) -> torch.Tensor:
         """What predicts each token of the row's answer, [tokens, vocabulary]."""
+        self._check()
         with torch.no_grad():
             return log_probs(self.model, [row], self.encoder.padding).logits_NAV[0]
 
@@ -66,6 +70,7 @@ class Speaker:
         return said
 
     def _say(self, prompts: Sequence[Prompt], chosen: dict[str, Any]) -> list[str]:
+        self._check()
         ids = [self.encoder.prompt(prompt) for prompt in prompts]
         longest = max(map(len, ids))
         device = next(self.model.parameters()).device

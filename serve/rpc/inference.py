@@ -5,12 +5,15 @@ from contextlib import aclosing
 from typing import Any
 
 from polyad.adapters_store.errors import EngineUnavailable, InvalidInput
+from polyad.adapters_store.feedback import Answer
 from polyad.proto import inference_pb2, inference_pb2_grpc
 from polyad.serve.engine.generation import Generation, Piece
 from polyad.serve.rpc.call import Context, call
 from polyad.serve.service import Caller, Services
 
 _ROLES = ("system", "user", "assistant")
+# How answers end that one can learn from.
+_KEPT = ("stop", "length")
 
 
 class Generator:
@@ -21,13 +24,19 @@ class Generator:
         self._generation = generation
 
     async def pieces(self, caller: Caller, body: dict[str, Any]) -> AsyncGenerator[Piece, None]:
-        """The answer to a body as the OpenAI routes take it. Raises PolyadError."""
+        """The answer to a body as the OpenAI routes take it; kept before its last piece comes. Raises PolyadError."""
         generation = self._generation()
         if generation is None or not self._services.health.readiness().ready:
             raise EngineUnavailable("the engine is starting or restarting")
+        learning, texts = self._services.learning, []
+        body = {**body, "model": learning.route(caller.tenant, body["model"])}
         with self._services.limiter.running(caller.tenant):
             async with aclosing(generation.stream(body)) as pieces:
                 async for piece in pieces:
+                    texts.append(piece.text)
+                    if piece.finish_reason in _KEPT:
+                        answer = Answer(text="".join(texts), ended=piece.finish_reason == "stop")
+                        await learning.keep(caller.tenant, piece.model, piece.id, body, [answer])
                     yield piece
 
 
@@ -62,6 +71,10 @@ def body_of(request: inference_pb2.GenerateRequest) -> dict[str, Any]:
         body["messages"] = [_message(index, message) for index, message in enumerate(request.chat.messages)]
         if not body["messages"]:
             raise InvalidInput("chat.messages", "no message", "one message at least")
+    if request.user:
+        body["user"] = request.user
+    if request.HasField("store"):
+        body["store"] = request.store
     sampling = request.sampling
     body |= {field.name: getattr(sampling, field.name) for field, _ in sampling.ListFields() if field.name != "stop"}
     if sampling.stop:

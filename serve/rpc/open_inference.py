@@ -75,11 +75,11 @@ class OpenInferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer
     async def ModelInfer(self, request: pb2.ModelInferRequest, context: Context) -> pb2.ModelInferResponse:
         async with call(context, self._services.access) as caller:
             body = _body(request)
-            text, model = "", ""
+            text, model, response = "", "", ""
             async with aclosing(self._generator.pieces(caller, body)) as pieces:
                 async for piece in pieces:
-                    text, model = text + piece.text, piece.model
-        return _answer(request, text.encode(), model)
+                    text, model, response = text + piece.text, piece.model, piece.id
+        return _answer(request, text.encode(), model, response)
 
     def _check(self, tenant: str, model: str) -> None:
         if not self._resolver.is_base(model):
@@ -140,13 +140,15 @@ def _parameter(name: str, parameter: pb2.InferParameter) -> object:
     return kind(value)
 
 
-def _answer(request: pb2.ModelInferRequest, text: bytes, model: str) -> pb2.ModelInferResponse:
-    response = pb2.ModelInferResponse(model_name=request.model_name, model_version=request.model_version, id=request.id)
-    response.parameters["model"].string_param = model
-    output = response.outputs.add(name=OUTPUT, datatype=_BYTES, shape=[1])
+def _answer(request: pb2.ModelInferRequest, text: bytes, model: str, response: str) -> pb2.ModelInferResponse:
+    answer = pb2.ModelInferResponse(model_name=request.model_name, model_version=request.model_version, id=request.id)
+    answer.parameters["model"].string_param = model
+    # What feedback is given on; `id` is the client's own.
+    answer.parameters["response"].string_param = response
+    output = answer.outputs.add(name=OUTPUT, datatype=_BYTES, shape=[1])
     # In the form in which the client asked.
     if request.raw_input_contents:
-        response.raw_output_contents.append(_LENGTH.pack(len(text)) + text)
+        answer.raw_output_contents.append(_LENGTH.pack(len(text)) + text)
     else:
         output.contents.bytes_contents.append(text)
-    return response
+    return answer

@@ -11,6 +11,8 @@ from polyad.adapters_store.errors import ConfigError
 from polyad.proto import (
     adapters_pb2,
     adapters_pb2_grpc,
+    feedback_pb2,
+    feedback_pb2_grpc,
     inference_pb2,
     inference_pb2_grpc,
     merges_pb2,
@@ -22,6 +24,7 @@ from polyad.serve.compose import Resolver
 from polyad.serve.config import MIB, Settings
 from polyad.serve.engine.generation import Generation
 from polyad.serve.rpc.adapters import AdaptersServicer
+from polyad.serve.rpc.feedback import FeedbackServicer
 from polyad.serve.rpc.inference import Generator, InferenceServicer
 from polyad.serve.rpc.merges import MergesServicer
 from polyad.serve.rpc.open_inference import OpenInferenceServicer
@@ -43,6 +46,7 @@ _NAMES = (
     inference_pb2.DESCRIPTOR.services_by_name["Inference"].full_name,
     adapters_pb2.DESCRIPTOR.services_by_name["Adapters"].full_name,
     merges_pb2.DESCRIPTOR.services_by_name["Merges"].full_name,
+    feedback_pb2.DESCRIPTOR.services_by_name["Feedback"].full_name,
     open_inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name,
 )
 
@@ -69,6 +73,7 @@ class RpcServer:
         adapters = AdaptersServicer(services, settings.max_adapter_bytes)
         adapters_pb2_grpc.add_AdaptersServicer_to_server(adapters, self._server)
         merges_pb2_grpc.add_MergesServicer_to_server(MergesServicer(services), self._server)
+        feedback_pb2_grpc.add_FeedbackServicer_to_server(FeedbackServicer(services), self._server)
         open_inference = OpenInferenceServicer(services, generator, resolver)
         open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(open_inference, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)

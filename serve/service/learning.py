@@ -3,13 +3,16 @@
 import random
 import re
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 from uuid import uuid4
 
+from pydantic import ValidationError
+
 from polyad.adapters_store.errors import Conflict, InvalidInput, NotFound
 from polyad.adapters_store.feedback import (
+    Answer,
     Feedback,
     FeedbackStore,
     Interaction,
@@ -22,6 +25,7 @@ from polyad.adapters_store.feedback import (
 from polyad.adapters_store.names import PRODUCTION, check_name
 from polyad.adapters_store.registry import Registry
 from polyad.serve.learn.settings import LearnSettings
+from polyad.serve.service.interactions import interaction_fields
 from polyad.serve.service.recorder import Recorder
 
 CANARY = "canary"
@@ -60,9 +64,24 @@ class LearningService:
         """Whether no adapter of any tenant learns."""
         return not any(policy.keeps for policy in self._policies.all().values())
 
-    async def record(self, interaction: Interaction) -> None:
-        """Keep an interaction; never raises for a Redis that is away."""
-        await self._recorder.record(interaction)
+    async def keep(
+        self, tenant: str, label: str, response: str, asked: Mapping[str, Any], answers: Sequence[Answer]
+    ) -> None:
+        """Keep what answered a request, in the format of OpenAI's routes, under `label`, if its adapter learns.
+
+        Never raises for a Redis that is away; KeyError, TypeError and AttributeError for other formats.
+        """
+        kept = self.keeps(tenant, label)
+        if kept is None:
+            return
+        adapter, version, policy = kept
+        fields = interaction_fields(asked, adapter, answers)
+        if fields is None:
+            return
+        now = time.time()
+        place = {"id": response, "tenant": tenant, "adapter": adapter, "version": version}
+        times = {"created": now, "expires": now + policy.keep_s}
+        await self._recorder.record(Interaction.model_validate({**fields, **place, **times}))
 
     def route(self, tenant: str, model: str) -> str:
         """The `model` of one request: a share of those for an adapter's plain name goes to its canary."""
@@ -83,7 +102,7 @@ class LearningService:
         given = {key: value for key, value in fields.items() if value is not None}
         if not any(given.get(kind) not in (None, ()) for kind in _KINDS):
             raise InvalidInput("feedback", "none of its kinds", f"at least one of {', '.join(_KINDS)}")
-        feedback = Feedback(**{"id": uuid4().hex, "created": time.time(), **given})
+        feedback = _feedback(given)
         await self._recorder.drain()
         interaction = await self._store.interaction(tenant, feedback.response)
         _check_answers(feedback, interaction)
@@ -162,6 +181,14 @@ async def open_learning(url: str, namespace: str, registry: Registry) -> AsyncIt
     finally:
         for part in (policies, runs, store):
             await part.close()
+
+
+def _feedback(given: Mapping[str, Any]) -> Feedback:
+    try:
+        return Feedback(**{"id": uuid4().hex, "created": time.time(), **given})
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_context=False)[0]
+        raise InvalidInput(".".join(map(str, problem["loc"])), problem["input"], problem["msg"]) from error
 
 
 def _check_answers(feedback: Feedback, interaction: Interaction) -> None:

@@ -1,6 +1,6 @@
 """The gate: all checks of a candidate, and the verdict with everything that it rests on."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +14,6 @@ from polyad.serve.learn.gate.intruders import intruders
 from polyad.serve.learn.gate.suite import read_suite, suite
 from polyad.serve.learn.settings import GateSettings
 from polyad.serve.learn.speaker import Speaker
-
-Heard = Callable[[Finding], None]
 
 
 @dataclass(frozen=True)
@@ -41,14 +39,9 @@ def judge(
     examples: Sequence[Example],
     settings: GateSettings,
     suites: Path | None,
-    heard: Heard = lambda _: None,
 ) -> Verdict:
     """Run every check, the cheap ones first. Raises ConfigError for a suite that cannot be read."""
-    findings = []
-    for finding in _findings(speaker, parent, candidate, examples, settings, suites):
-        heard(finding)
-        findings.append(finding)
-    return Verdict(tuple(findings))
+    return Verdict(tuple(_findings(speaker, parent, candidate, examples, settings, suites)))
 
 
 def _findings(

@@ -3,7 +3,7 @@
 Shapes: N rows, L tokens of the longest row, A tokens of the longest answer, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,14 +57,17 @@ def log_probs(model: Any, rows: Sequence[Row], padding: int) -> LogProbs:
     return LogProbs(tokens_NA.masked_fill(~mask_NA, 0.0), mask_NA, logits_NAV)
 
 
-def sums(model: Any, rows: Sequence[Row], padding: int, batch: int) -> torch.Tensor:
-    """The log-probability of each row's answer, [N], without gradients; `batch` rows at a time."""
+def sums(
+    model: Any, rows: Sequence[Row], padding: int, batch: int, check: Callable[[], None] = lambda: None
+) -> torch.Tensor:
+    """The log-probability of each row's answer, [N], without gradients; `batch` rows at a time, after a `check`."""
     found = torch.zeros(len(rows))
     order = sorted(range(len(rows)), key=lambda index: rows[index].length)
     was_training = model.training
     model.eval()
     with torch.no_grad():
         for start in range(0, len(order), batch):
+            check()
             part = order[start : start + batch]
             found[part] = log_probs(model, [rows[index] for index in part], padding).sums.cpu()
     model.train(was_training)

@@ -82,7 +82,7 @@ class Course:
         folder = self._folder / run.id
         async with held(self._runs, lease, run, self._lease_s, self._report) as reins:
             async with self._blobs.lease(run.parent_digest or "") as parent:
-                bench = await asyncio.to_thread(self._workshop.open, parent, settings)
+                bench = await asyncio.to_thread(self._workshop.open, parent, settings, reins.check)
                 try:
                     return await self._on_bench(bench, reins, lease, queued, interactions, memory, settings, policy)
                 finally:
@@ -137,9 +137,7 @@ class Course:
         run = reins.run = await self._enter(lease, run, "training")
         candidate, run = await self._train(bench, reins, dataset)
         run = reins.run = await self._enter(lease, run, "gating", candidate=candidate)
-        verdict = await reins.thread(
-            bench.judge, self._folder / run.id / CANDIDATE, dataset.held_out, lambda _: reins.check()
-        )
+        verdict = await reins.thread(bench.judge, self._folder / run.id / CANDIDATE, dataset.held_out)
         reins.run = await self._judged(lease, run, verdict, policy, poison)
         return reins.run
 

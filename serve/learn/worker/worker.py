@@ -8,7 +8,17 @@ from pathlib import Path
 
 from polyad.adapters_store.blobs import BlobStore
 from polyad.adapters_store.errors import Conflict, NotFound, RegistryUnavailable, Unavailable
-from polyad.adapters_store.feedback import FeedbackStore, Fenced, Lease, Policies, Policy, Run, Runs
+from polyad.adapters_store.feedback import (
+    FeedbackStore,
+    Fenced,
+    Lease,
+    Policies,
+    Policy,
+    Run,
+    Runs,
+    Trigger,
+    next_time,
+)
 from polyad.adapters_store.registry import Registry
 from polyad.serve.learn.worker.course import Course
 from polyad.serve.learn.worker.publication import Publication
@@ -98,7 +108,10 @@ class Worker:
             return
         ended = await self._course.advance(lease, run, policy)
         if ended.state in ("failed", "empty"):
-            self._resting[ended.tenant, ended.adapter] = time.monotonic() + policy.retry_s
+            rest = policy.retry_s
+            if ended.trigger == "schedule" and policy.schedule is not None:
+                rest = max(rest, next_time(policy.schedule, time.time()) - time.time())
+            self._resting[ended.tenant, ended.adapter] = time.monotonic() + rest
         if ended.is_over:
             self._report(f"{ended.adapter}: {ended.id} {ended.state}: {ended.reason}")
 
@@ -109,12 +122,11 @@ class Worker:
             self._registry.snapshot.adapter(tenant, adapter)
         except NotFound:
             return None
-        count, oldest = await self._store.waiting(tenant, adapter)
-        old = oldest is not None and time.time() - oldest >= policy.max_age_s
-        if count < policy.min_events and not old:
+        trigger = due(policy, *await self._store.waiting(tenant, adapter), time.time())
+        if trigger is None:
             return None
         try:
-            return await self._runs.begin(tenant, adapter, "count" if count >= policy.min_events else "age")
+            return await self._runs.begin(tenant, adapter, trigger)
         except Conflict:
             return None  # another worker was faster
 
@@ -123,3 +135,14 @@ class Worker:
             await self._runs.renew(lease, 0)
         except RegistryUnavailable as error:
             logger.warning("learn: a lease was not given back, it ends by itself: %s", error)
+
+
+def due(policy: Policy, count: int, oldest: float | None, now: float) -> Trigger | None:
+    """What a run begins for now, if it does: `count` events wait, the `oldest` since that time."""
+    if oldest is None:
+        return None
+    if policy.schedule is not None:
+        return "schedule" if next_time(policy.schedule, oldest) <= now else None
+    if count >= policy.min_events:
+        return "count"
+    return "age" if now - oldest >= policy.max_age_s else None

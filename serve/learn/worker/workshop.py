@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from polyad.adapters_store.delta import Delta, read_delta
 from polyad.adapters_store.feedback import Interaction, Queued
 from polyad.serve.learn.data import Dataset, Example, Memory, build, convert
-from polyad.serve.learn.gate import Finding, Verdict, judge
+from polyad.serve.learn.gate import Verdict, judge
 from polyad.serve.learn.settings import LearnSettings
 from polyad.serve.learn.speaker import Speaker
 from polyad.serve.learn.train import Encoder, Trainer, Watch, continued, delta_of, save_delta
@@ -41,8 +41,11 @@ class Workshop:
         self._base: Any = None
         self._tokenizer: Any = None
 
-    def open(self, parent: Path, settings: LearnSettings) -> "Bench":
-        """The base model as the version in the file `parent`. Raises Unsupported for versions that cannot go on."""
+    def open(self, parent: Path, settings: LearnSettings, check: Callable[[], None]) -> "Bench":
+        """The base model as the version in the file `parent`. Raises Unsupported for versions that cannot go on.
+
+        `check` is called again and again while anything is computed, and ends that by raising.
+        """
         torch.set_num_threads(self._threads)
         if self._base is None:
             on_gpu = torch.cuda.is_available()
@@ -51,7 +54,7 @@ class Workshop:
             self._base.requires_grad_(False).to("cuda" if on_gpu else "cpu")
             self._tokenizer = AutoTokenizer.from_pretrained(self._folder, local_files_only=True)
         model = continued(self._base, read_delta(parent))
-        return Bench(model, Encoder(self._tokenizer, settings.train.max_length), settings, self._suites)
+        return Bench(model, Encoder(self._tokenizer, settings.train.max_length), settings, self._suites, check)
 
     def close(self, bench: "Bench") -> None:
         """Take the adapter out of the base model."""
@@ -61,13 +64,15 @@ class Workshop:
 class Bench:
     """One run's model. It is the parent, until it is trained."""
 
-    def __init__(self, model: Any, encoder: Encoder, settings: LearnSettings, suites: Path | None) -> None:
+    def __init__(
+        self, model: Any, encoder: Encoder, settings: LearnSettings, suites: Path | None, check: Callable[[], None]
+    ) -> None:
         self.model = model
         self._encoder = encoder
         self._settings = settings
         self._suites = suites
         self._parent = delta_of(model)
-        self._speaker = Speaker(model, encoder, settings.gate.max_new_tokens)
+        self._speaker = Speaker(model, encoder, settings.gate.max_new_tokens, check)
 
     def dataset(
         self, queued: Sequence[Queued], interactions: Mapping[str, Interaction], memory: Memory
@@ -82,11 +87,11 @@ class Bench:
         trainer.train(folder, watch)
         return save_delta(self.model, folder / CANDIDATE), trainer.curve
 
-    def judge(self, candidate: Path, examples: Sequence[Example], heard: Callable[[Finding], None]) -> Verdict:
+    def judge(self, candidate: Path, examples: Sequence[Example]) -> Verdict:
         """Hold the candidate against its parent."""
         delta: Delta = read_delta(candidate)
         gate = self._settings.gate
-        return judge(self._speaker, self._parent, delta, examples, gate, self._suites, heard)
+        return judge(self._speaker, self._parent, delta, examples, gate, self._suites)
 
 
 CANDIDATE = "candidate.safetensors"

@@ -201,3 +201,22 @@ async def test_policies_reach_other_processes(redis: EmbeddedRedis) -> None:
     finally:
         await mine.close()
         await others.close()
+
+
+async def test_of_one_user_so_many_verdicts_count_until_he_is_forgotten(store: FeedbackStore) -> None:
+    policy = POLICY.model_copy(update={"canary_user_cap": 3})
+
+    async def disliked(user: str | None, times: int, version: int = 1) -> int:
+        for number in range(times):
+            kept = interaction(f"{user}-{version}-{number}-{time.time_ns()}", user=user, version=version)
+            await store.keep(kept)
+            feedback = Feedback(id=kept.id, response=kept.id, thumb="down", user=user)
+            assert await store.give(kept, feedback, policy)
+        return (await store.scores(TENANT, "support"))[version].down
+
+    assert await disliked("ann", 5) == 3
+    assert await disliked("bob", 1) == 4
+    assert await disliked("ann", 5, version=2) == 3
+    assert await disliked(None, 5) == 9
+    await store.forget_user(TENANT, "ann", ["support"])
+    assert await disliked("ann", 1) == 10

@@ -52,6 +52,27 @@ def test_feedback_on_an_answer_is_queued(face: Face, learning: str, stream: bool
     assert (shown["waiting"], shown["scores"]) == (1, {"v1": {"up": 1, "down": 0}})
 
 
+def test_an_answer_that_says_nothing_can_be_corrected(face: Face, learning: str) -> None:
+    assert give(face, say(face, learning, ""), correction="There.").status_code == 201
+    cut = say(face, learning, "", reason="length")
+    refused(give(face, cut, correction="There."), 404, "UnknownResponse", "response")
+
+
+def test_one_user_s_verdicts_count_so_often_for_a_version(face: Face, learning: str) -> None:
+    set_policy(face, learning, mode="automatic", canary_user_cap=2)
+    for user in ("carol", "carol", "carol", "dan"):
+        assert give(face, say(face, learning, "There.", user=user), thumb="down").status_code == 201
+    shown = face.client.get(f"/v1/adapters/{learning}/policy").json()
+    assert (shown["waiting"], shown["scores"]) == (4, {"v1": {"up": 0, "down": 3}})
+
+
+def test_a_schedule_is_one_that_cron_has(face: Face, learning: str) -> None:
+    assert set_policy(face, learning, mode="automatic", schedule="30 2 * * MON-FRI")["schedule"] == "30 2 * * MON-FRI"
+    for wrong in ("at night", "99 2 * * *", "0 0 30 2 *", "* * * *"):
+        body = {"mode": "automatic", "schedule": wrong}
+        refused(face.client.put(f"/v1/adapters/{learning}/policy", json=body), 400, "InvalidInput", "schedule")
+
+
 def test_feedback_on_an_unknown_response_is_refused(face: Face, learning: str) -> None:
     refused(give(face, "chatcmpl-none", thumb="up"), 404, "UnknownResponse", "response")
 

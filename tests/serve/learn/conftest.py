@@ -28,10 +28,10 @@ def chat_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_speaker(chat_folder: Path) -> Callable[..., Speaker]:
     """The tiny model as a version: by default a new LoRA, which changes nothing yet."""
 
-    def make(delta: Delta | None = None, max_length: int = 64) -> Speaker:
+    def make(delta: Delta | None = None, max_length: int = 64, check: Callable[[], None] = lambda: None) -> Speaker:
         base = AutoModelForCausalLM.from_pretrained(chat_folder)
         encoder = Encoder(AutoTokenizer.from_pretrained(chat_folder), max_length)
-        return Speaker(continued(base, delta or lora()), encoder, max_new_tokens=8)
+        return Speaker(continued(base, delta or lora()), encoder, max_new_tokens=8, check=check)
 
     return make
 

@@ -8,7 +8,14 @@ from typing import Any
 import grpc
 import pytest
 
-from polyad.proto import adapters_pb2, adapters_pb2_grpc, inference_pb2_grpc, merges_pb2_grpc, open_inference_pb2_grpc
+from polyad.proto import (
+    adapters_pb2,
+    adapters_pb2_grpc,
+    feedback_pb2_grpc,
+    inference_pb2_grpc,
+    merges_pb2_grpc,
+    open_inference_pb2_grpc,
+)
 from polyad.serve.service import current_caller
 from tests.serve.api.conftest import ADMIN_KEY, API_KEY, Face, new_face, tiny_base
 
@@ -23,6 +30,7 @@ class Words:
     asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     ended: int = 0
     pause_s: float = 0.0
+    label: str = "answerer@v1"
 
     async def stream(self, body: dict[str, Any]) -> AsyncIterator[Any]:
         from polyad.serve.engine.generation import Piece
@@ -32,9 +40,9 @@ class Words:
         try:
             words = said.split() or [""]
             for word in words[:-1]:
-                yield Piece("id", "answerer@v1", word + " ")
+                yield Piece("id", self.label, word + " ")
                 await asyncio.sleep(self.pause_s)
-            yield Piece("id", "answerer@v1", words[-1], "stop", len(words), len(words))
+            yield Piece("id", self.label, words[-1], "stop", len(words), len(words))
         finally:
             self.ended += 1
 
@@ -47,6 +55,7 @@ class Client:
         self.inference = inference_pb2_grpc.InferenceStub(channel)
         self.adapters = adapters_pb2_grpc.AdaptersStub(channel)
         self.merges = merges_pb2_grpc.MergesStub(channel)
+        self.feedback = feedback_pb2_grpc.FeedbackStub(channel)
         self.open_inference = open_inference_pb2_grpc.GRPCInferenceServiceStub(channel)
 
     def call(self, method: Any, request: Any, timeout: float = 20) -> Any:

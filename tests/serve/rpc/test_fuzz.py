@@ -8,7 +8,7 @@ from google.protobuf.message_factory import GetMessageClass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polyad.proto import adapters_pb2, inference_pb2, merges_pb2
+from polyad.proto import adapters_pb2, feedback_pb2, inference_pb2, merges_pb2
 from polyad.proto import open_inference_pb2 as oip
 from tests.fixtures.fuzzing import fuzz
 from tests.fixtures.messages import messages, mutated
@@ -16,7 +16,7 @@ from tests.serve.rpc.conftest import Rpc
 
 METHODS: list[MethodDescriptor] = [
     method
-    for file in (inference_pb2, adapters_pb2, merges_pb2, oip)
+    for file in (inference_pb2, adapters_pb2, merges_pb2, feedback_pb2, oip)
     for service in file.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 ]

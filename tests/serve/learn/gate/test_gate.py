@@ -167,10 +167,30 @@ def test_the_verdict_rests_on_all_findings(make_speaker: Made, tmp_path: Path) -
     case = {"prompt": "x", "verifier": {"kind": "answer"}}
     (tmp_path / "talk.jsonl").write_text(json.dumps(case))
     settings = GateSettings(min_held_out=1, suites=[SuiteSettings(name="talk")], max_intruders=10.0)
-    heard: list[str] = []
-    speaker = make_speaker()
-    verdict = judge(
-        speaker, lora(), lora(), [example()], settings, tmp_path, lambda finding: heard.append(finding.check)
-    )
-    assert heard == ["held_out", "bounds", "intruders", "drift", "suite talk"]
+    verdict = judge(make_speaker(), lora(), lora(), [example()], settings, tmp_path)
+    assert [one.check for one in verdict.findings] == ["held_out", "bounds", "intruders", "drift", "suite talk"]
     assert not verdict.passed and verdict.reason.startswith("held_out: better at 0 of 1")
+
+
+def test_a_gate_can_be_ended_before_each_batch(make_speaker: Made, tmp_path: Path) -> None:
+    case = {"prompt": "x", "verifier": {"kind": "answer"}}
+    (tmp_path / "talk.jsonl").write_text((json.dumps(case) + "\n") * 20)
+    settings = GateSettings(min_held_out=1, suites=[SuiteSettings(name="talk")])
+    asked = 0
+
+    def run(most: int) -> None:
+        def check() -> None:
+            nonlocal asked
+            asked += 1
+            if asked > most:
+                raise InterruptedError
+
+        judge(make_speaker(check=check), lora(), lora(), [example()], settings, tmp_path)
+
+    run(10_000)
+    whole, asked = asked, 0
+    # The suite is asked last: three batches of the parent, three of the candidate.
+    for most in range(whole - 6, whole):
+        asked = 0
+        with pytest.raises(InterruptedError):
+            run(most)
