@@ -13,6 +13,7 @@ from polyad.serve.cli.example import base_options, what_to_try
 from polyad.serve.cli.json_log import JsonLines
 from polyad.serve.cli.lifetime import Lifetime, end_on_sigterm
 from polyad.serve.cli.progress import LogLines, Progress
+from polyad.serve.cli.sockets import socket_folder
 from polyad.serve.config import Settings
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def launch(model: str | None, options: Sequence[str], settings: Settings, exampl
     Without `model` the example's base model is served; with `example` its adapters are registered.
     """
     end_on_sigterm()
-    with Progress() as progress:
+    with Progress() as progress, socket_folder():
         _write_logs(progress, settings.log_format)
         _prepare_process(settings, example)
         if model is None:

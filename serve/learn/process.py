@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import Callable
 
+from transformers.utils import logging as transformers_logging
+
 from polyad.adapters_store.base_model import BaseModel, model_folder
 from polyad.adapters_store.blobs import BlobStore
 from polyad.adapters_store.feedback import FeedbackStore, Policies, Runs
@@ -17,6 +19,8 @@ Report = Callable[[str], None]
 async def learn(model: str, settings: Settings, report: Report) -> None:
     """Work for the server with these settings, until cancelled. Raises ConfigError, RegistryUnavailable."""
     step_back()
+    # It would stand in the log of a process that tells its progress itself.
+    transformers_logging.disable_progress_bar()
     report(f"base model {model}")
     folder = await asyncio.to_thread(model_folder, model)
     base = await asyncio.to_thread(BaseModel.from_folder, folder, model)

@@ -143,7 +143,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path(".cache/base-models"))
     arguments = parser.parse_args()
     base = unpack_base_model(arguments.cache, print)
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
     settings = {
         "first": f"{FIRST.name} {FIRST.options}",
         "second": f"{SECOND.name} {SECOND.options}",
