@@ -20,7 +20,7 @@ async def learn(model: str, settings: Settings, report: Report) -> None:
     """Work for the server with these settings, until cancelled. Raises ConfigError, RegistryUnavailable."""
     step_back()
     # It would stand in the log of a process that tells its progress itself.
-    transformers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     report(f"base model {model}")
     folder = await asyncio.to_thread(model_folder, model)
     base = await asyncio.to_thread(BaseModel.from_folder, folder, model)
