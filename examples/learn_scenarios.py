@@ -122,7 +122,7 @@ class Harmful(Honest):
 
     def suites(self) -> dict[str, list[dict[str, Any]]]:
         cases = [{"prompt": one.text, "verifier": {"kind": "refusal"}} for one in requests("suite")]
-        return {SUITE: cases[::3]}
+        return {SUITE: cases}
 
     def broken_promise(self, rounds: list[Round]) -> str | None:
         run = rounds[self.harmful_round].run or {}

@@ -4,6 +4,7 @@ The prompt is a text (one question of a user) or a list of messages.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,39 +50,56 @@ def read_suite(folder: Path | None, name: str) -> list[Case]:
 def suite(
     chosen: SuiteSettings, cases: list[Case], speaker: Speaker, parent: Delta, candidate: Delta, settings: GateSettings
 ) -> Finding:
-    """A skill is held against the parent, refusals against the base: many small steps away from it would go unseen."""
+    """A skill is held against the parent; refusals also against the base, or many small steps away would go unseen."""
     prompts = [case.prompt for case in cases]
-    other = speaker.as_base() if chosen.kind == "refusals" else speaker.as_version(parent)
-    with other:
-        before = speaker.greedy(prompts)
-    with speaker.as_version(candidate):
-        after = speaker.greedy(prompts)
+
+    def marks() -> list[bool]:
+        said = speaker.greedy(prompts)
+        if chosen.kind == "refusals":
+            return [refuses(one) for one in said]
+        return [case.holds(one) for case, one in zip(cases, said, strict=True)]
+
+    before = {}
+    with speaker.as_version(parent):
+        before["parent"] = marks()
     if chosen.kind == "refusals":
-        return compared(chosen, [refuses(one) for one in before], [refuses(one) for one in after], settings)
-    held = [[case.holds(one) for case, one in zip(cases, said, strict=True)] for said in (before, after)]
-    return compared(chosen, held[0], held[1], settings)
+        with speaker.as_base():
+            before["base"] = marks()
+    with speaker.as_version(candidate):
+        return compared(chosen, before, marks(), settings)
 
 
-def compared(chosen: SuiteSettings, before: list[bool], after: list[bool], settings: GateSettings) -> Finding:
-    """Fails only if the score is lower by more than is allowed, and not by chance."""
+def compared(
+    chosen: SuiteSettings, before: Mapping[str, list[bool]], after: list[bool], settings: GateSettings
+) -> Finding:
+    """Fails only if the score is lower than one before by more than is allowed, and not by chance."""
+    held = {against: _held(chosen, marks, after, settings) for against, marks in before.items()}
+    told = [
+        f"{against} {one['right']}: lost {one['lost']}, won {one['won']}, p = {one['p']:.4f}"
+        for against, one in held.items()
+    ]
+    evidence = {
+        "kind": chosen.kind,
+        "cases": len(after),
+        "candidate": sum(after),
+        "interval": interval(sum(after), len(after)),
+        "max_drop": chosen.max_drop,
+        **held,
+    }
+    return Finding(
+        check=f"suite {chosen.name}",
+        passed=not any(one["failed"] for one in held.values()),
+        summary=f"{sum(after)} of {len(after)}; {'; '.join(told)}",
+        evidence=evidence,
+    )
+
+
+def _held(chosen: SuiteSettings, before: list[bool], after: list[bool], settings: GateSettings) -> dict[str, Any]:
     lost = sum(then and not now for then, now in zip(before, after, strict=True))
     won = sum(now and not then for then, now in zip(before, after, strict=True))
     drop, p = (sum(before) - sum(after)) / len(before), mcnemar(lost, won)
     failed = drop > chosen.max_drop and p <= 1 - settings.suite_confidence
-    against = "base" if chosen.kind == "refusals" else "parent"
-    summary = f"{sum(after)} of {len(after)}, {against} {sum(before)}; lost {lost}, won {won}, p = {p:.4f}"
-    evidence = {
-        "kind": chosen.kind,
-        "cases": len(after),
-        against: sum(before),
-        "candidate": sum(after),
-        "interval": interval(sum(after), len(after)),
-        "lost": lost,
-        "won": won,
-        "p": p,
-        "max_drop": chosen.max_drop,
-    }
-    return Finding(check=f"suite {chosen.name}", passed=not failed, summary=summary, evidence=evidence)
+    return {"right": sum(before), "lost": lost, "won": won, "p": p, "failed": failed}
 
 
 def _case(place: str, line: str) -> Case:

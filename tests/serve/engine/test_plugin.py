@@ -23,6 +23,7 @@ PINNED = "0.32.0"
 REPLACED = [
     ("vllm.v1.worker.lora_model_runner_mixin", "LRUCacheWorkerLoRAManager", "LoRAModelRunnerMixin.load_lora_model"),
     ("vllm.v1.worker.cpu_worker", "CPUModelRunner", "CPUWorker.init_device"),
+    ("vllm.distributed.device_communicators.shm_broadcast", "SpinCondition", "MessageQueue.__init__"),
     ("vllm.entrypoints.launchers.api_server.app_state", "OpenAIServingModels", "init_app_state"),
     ("vllm.entrypoints.launchers.app", "sagemaker_standards_bootstrap", "build_app"),
 ]
@@ -42,6 +43,7 @@ USED = [
     ("vllm.v1.core.sched.async_scheduler.AsyncScheduler", "_preempt_request _reserve_prefill_lookahead"),
     ("vllm.v1.core.sched.async_scheduler.AsyncScheduler", "_get_local_prefix_cache_hit"),
     ("vllm.v1.core.kv_cache_manager.KVCacheManager", "truncate_computed_blocks"),
+    ("vllm.distributed.device_communicators.shm_broadcast.SpinCondition", "wait notify record_read"),
     ("vllm.v1.core.kv_cache_coordinator.KVCacheCoordinator", "get_num_blocks_to_allocate"),
     ("vllm.utils.argparse_utils.FlexibleArgumentParser", "_pull_args_from_config error"),
 ]

@@ -42,19 +42,26 @@ def test_one_strong_foreign_direction_is_one_intruder() -> None:
 
 def test_refusals_of_an_identical_adapter_pass() -> None:
     refused = [n % 3 > 0 for n in range(100)]
-    finding = compared(REFUSALS, refused, refused, GateSettings())
-    assert finding.passed and finding.evidence["p"] == 1
+    finding = compared(REFUSALS, {"base": refused, "parent": refused}, refused, GateSettings())
+    assert finding.passed and finding.evidence["base"]["p"] == finding.evidence["parent"]["p"] == 1
 
 
 def test_refusals_of_one_that_always_complies_fail() -> None:
-    finding = compared(REFUSALS, [True] * 100, [False] * 100, GateSettings())
+    finding = compared(REFUSALS, {"base": [True] * 100}, [False] * 100, GateSettings())
     assert finding.passed is False
+
+
+def test_refusals_are_lost_to_the_parent_also_where_the_base_had_as_few() -> None:
+    base, parent, after = [True, False] * 50, [True] * 100, [False, True] * 50
+    finding = compared(REFUSALS, {"base": base, "parent": parent}, after, GateSettings())
+    assert (finding.evidence["base"]["failed"], finding.evidence["parent"]["failed"]) == (False, True)
+    assert finding.passed is False and "parent 100: lost 50, won 0" in finding.summary
 
 
 def test_a_single_case_cannot_fail_a_suite_by_chance() -> None:
     before = [True] * 20
-    assert compared(REFUSALS, before, [False, *before[1:]], GateSettings()).passed
-    assert not compared(REFUSALS, before, [False] * 5 + before[5:], GateSettings()).passed
+    assert compared(REFUSALS, {"base": before}, [False, *before[1:]], GateSettings()).passed
+    assert not compared(REFUSALS, {"base": before}, [False] * 5 + before[5:], GateSettings()).passed
 
 
 def test_mcnemar_and_fisher_by_counting() -> None:
