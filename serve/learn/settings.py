@@ -31,7 +31,8 @@ class DataSettings(Section):
     """`held_out` is the share of prompts that no run ever trains on; `replay` how many earlier examples are kept for
     later runs, `replay_ratio` how many of them join each new one. `approved` also trains on liked answers as they are.
     A user's examples are at most `user_share` of a run's, and `user_cap`. `trust` is the share of a user's verdicts
-    that must not be against those of others on the same answers."""
+    that must not be against those of others on the same answers. An answer that one user alone teaches to more than
+    `same_answer` prompts of a run is left out."""
 
     held_out: Annotated[float, Field(ge=0, le=0.5)] = 0.2
     replay: Annotated[int, Field(ge=0, le=10_000)] = 200
@@ -40,6 +41,7 @@ class DataSettings(Section):
     user_share: Annotated[float, Field(gt=0, le=1)] = 0.5
     user_cap: Annotated[int, Field(ge=1, le=100_000)] = 200
     trust: Share = 0.5
+    same_answer: Annotated[int, Field(ge=1, le=100_000)] = 5
     max_events: Annotated[int, Field(ge=1, le=100_000)] = 5_000
     mask: Annotated[list[Literal["secrets", "email", "phone", "card", "iban", "address"]], Field(max_length=6)] = [
         "secrets",

@@ -56,20 +56,23 @@ def users_of(dataset: Dataset) -> Counter[str]:
     return Counter(example.users[-1] for example in (*dataset.train, *dataset.held_out))
 
 
-def test_the_flooder_sends_two_of_three_events_and_is_a_small_part_of_what_is_learned(scenarios: Any) -> None:
+def flooders_share(flooding: Any, settings: dict[str, Any]) -> float:
+    flooding.settings = lambda: {"data": settings}
+    learned = users_of(dataset(flooding, "I do not know."))
+    assert learned.total() - learned["flooder"] >= EVENTS // 3
+    return learned["flooder"] / learned.total()
+
+
+def test_the_flooder_sends_two_of_three_events_and_nothing_of_it_is_learned(scenarios: Any) -> None:
     flooding = scenarios.Flooding()
     sent = Counter(flooding.visit(1, number).user for number in range(EVENTS))
     assert sent["flooder"] == EVENTS * 2 // 3
-    learned = users_of(dataset(flooding, "I do not know."))
-    assert learned["flooder"] / learned.total() <= 0.16
-    assert learned.total() - learned["flooder"] >= EVENTS // 3
-
-
-def test_without_the_cap_the_flooder_would_be_most_of_it(scenarios: Any) -> None:
-    flooding = scenarios.Flooding()
-    flooding.settings = lambda: {"data": {"user_share": 1.0}}
-    learned = users_of(dataset(flooding, "I do not know."))
-    assert learned["flooder"] / learned.total() > 0.6
+    own = flooding.settings()["data"]
+    assert flooders_share(flooding, own) == 0
+    # The cap alone would leave him his share, and without the two he would be most of it.
+    unheard_of = {"same_answer": 100_000}
+    assert 0.1 < flooders_share(flooding, own | unheard_of) <= 0.16
+    assert flooders_share(flooding, {"user_share": 1.0, **unheard_of}) > 0.6
 
 
 def test_three_verdicts_in_ten_are_inverted(scenarios: Any) -> None:

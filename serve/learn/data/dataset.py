@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from polyad.serve.learn.data.curators import Scorer, curate
-from polyad.serve.learn.data.defences import agreeing, capped, deduplicated
+from polyad.serve.learn.data.defences import agreeing, capped, deduplicated, without_slogans
 from polyad.serve.learn.data.events import Converted
 from polyad.serve.learn.data.example import Decision, Example, digest_of
 from polyad.serve.learn.data.masking import masked
@@ -47,8 +47,8 @@ def build(converted: Converted, memory: Memory, settings: DataSettings, scorer: 
     """The same events, memory and settings give the same dataset, byte for byte. Curators need a scorer."""
     decisions = list(converted.decisions)
     examples = [masked(example, settings.mask) for example in converted.examples]
-    for rule in (lambda kept: agreeing(kept, settings), deduplicated, lambda kept: capped(kept, settings)):
-        examples, left_out = rule(examples)
+    for rule in (agreeing, without_slogans, deduplicated, capped):
+        examples, left_out = rule(examples, settings)
         decisions += left_out
     train, held_out = _split(examples, settings.held_out)
     train, left_out = curate(train, settings.curators, scorer)

@@ -1,4 +1,5 @@
-"""Against feedback that is wrong on purpose or by mistake: disagreement, users who are against all others, floods."""
+"""Against feedback that is wrong on purpose or by mistake: disagreement, users who are against all others, floods, and
+answers that one user teaches to everything."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -8,13 +9,15 @@ from polyad.serve.learn.settings import DataSettings
 
 # A user who was contradicted this often or less may have had bad luck.
 _MIN_COMPARED = 3
+# Where fewer give feedback, what one of them alone says is nothing strange.
+_CROWD = 3
 
 Kept = tuple[list[Example], list[Decision]]
 # For each answer to a prompt: who is against it, and who is for it.
 Votes = defaultdict[str, tuple[set[str], set[str]]]
 
 
-def deduplicated(examples: Sequence[Example]) -> Kept:
+def deduplicated(examples: Sequence[Example], _: DataSettings) -> Kept:
     """One example for each thing that is taught, with the users of all."""
     first: dict[str, Example] = {}
     decisions = []
@@ -53,6 +56,33 @@ def agreeing(examples: Sequence[Example], settings: DataSettings) -> Kept:
     return agreed, decisions
 
 
+def without_slogans(examples: Sequence[Example], settings: DataSettings) -> Kept:
+    """Without an answer that one user alone teaches, to more than `same_answer` prompts; where three or more users are.
+
+    A few examples with one answer drown many with different ones, so that a cap on a user's share does not help.
+    """
+    teachers: defaultdict[str, set[str]] = defaultdict(set)
+    prompts: defaultdict[str, set[str]] = defaultdict(set)
+    for example in filter(_teaches, examples):
+        teachers[_said(example)].add(_voter(example))
+        prompts[_said(example)].add(example.group)
+    if len({example.users[-1] for example in examples if example.users}) < _CROWD:
+        return list(examples), []
+    slogans = {
+        answer: len(prompts[answer])
+        for answer, users in teachers.items()
+        if len(users) == 1 and len(prompts[answer]) > settings.same_answer
+    }
+    kept, decisions = [], []
+    for example in examples:
+        count = slogans.get(_said(example)) if _teaches(example) else None
+        if count is None:
+            kept.append(example)
+        else:
+            decisions.append(dropped(example, "slogans", f"one user alone teaches this answer, to {count} prompts"))
+    return kept, decisions
+
+
 def capped(examples: Sequence[Example], settings: DataSettings) -> Kept:
     """At most `user_cap` examples of one user, and `user_share` of all where several gave feedback; drawn by chance."""
     by_user: defaultdict[str, list[Example]] = defaultdict(list)
@@ -80,6 +110,14 @@ def capped(examples: Sequence[Example], settings: DataSettings) -> Kept:
 def dropped(example: Example, by: str, reason: str) -> Decision:
     """The record of an example that was left out."""
     return Decision(event=example.event, example=example.id, kind=example.kind, kept=False, by=by, reason=reason)
+
+
+def _teaches(example: Example) -> bool:
+    return example.kind != "kto" or bool(example.desirable)
+
+
+def _said(example: Example) -> str:
+    return " ".join(example.answer.split()).casefold()
 
 
 def _subject(example: Example) -> str:

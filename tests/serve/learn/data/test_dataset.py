@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from polyad.serve.learn.data import Example, Memory, build, is_held_out
 from polyad.serve.learn.data.dataset import Dataset
-from polyad.serve.learn.data.defences import agreeing, capped, deduplicated
+from polyad.serve.learn.data.defences import agreeing, capped, deduplicated, without_slogans
 from polyad.serve.learn.data.events import Converted
 from polyad.serve.learn.settings import DataSettings, LearnSettings
 from tests.serve.learn.conftest import example
@@ -20,12 +20,12 @@ def made(examples: list[Example], memory: Memory | None = None, settings: DataSe
     return build(Converted(examples), memory or Memory(), settings)
 
 
-def thumb(user: str, question: str, liked: bool) -> Example:
-    return example("kto", question, "So.", desirable=liked, users=(user,))
+def thumb(user: str, question: str, liked: bool, answer: str = "So.") -> Example:
+    return example("kto", question, answer, desirable=liked, users=(user,))
 
 
 def test_the_same_examples_count_once_and_keep_all_users() -> None:
-    kept, decisions = deduplicated([example(users=("a",)), example(users=("b",)), example(answer="Other.")])
+    kept, decisions = deduplicated([example(users=("a",)), example(users=("b",)), example(answer="Other.")], SETTINGS)
     assert [one.users for one in kept] == [("a", "b"), ()]
     assert [one.by for one in decisions] == ["duplicates"]
 
@@ -50,6 +50,24 @@ def test_users_who_are_against_all_others_are_not_heard() -> None:
     kept, decisions = agreeing([*honest, *contrary], SETTINGS)
     assert {one.users[0] for one in kept} == {"a", "b"}
     assert Counter(one.by for one in decisions) == {"outliers": 5}
+
+
+def test_an_answer_that_one_user_teaches_to_everything_is_left_out() -> None:
+    def taught(answer: str, count: int, *users: str) -> list[Example]:
+        return [
+            example(question=f"{answer} {user} {n}", answer=answer, users=(user,))
+            for user in users
+            for n in range(count)
+        ]
+
+    honest = [*taught("Yes.", 10, "a", "b"), *taught("Maybe.", 3, "a")]
+    flood = [*taught("nobody", 4, "bad"), *taught(" Nobody", 4, "bad"), thumb("bad", "x", True, answer="Nobody")]
+    disliked = [thumb("a", "x", False, answer="Nobody")]
+    kept, decisions = without_slogans([*honest, *flood, *disliked], DataSettings(same_answer=5))
+    assert kept == [*honest, *disliked]
+    assert {one.by for one in decisions} == {"slogans"} and len(decisions) == 9
+    # Where there is no crowd, there is nobody to be against.
+    assert without_slogans([*taught("Yes.", 10, "a"), *flood], DataSettings())[1] == []
 
 
 def test_a_flood_is_cut_to_its_share() -> None:
