@@ -25,6 +25,27 @@ static inline Vector exponential(Vector x) {
     return x > -87.0f ? y * power : Vector{};
 }
 
+// log x for x >= 1 that is finite.
+static inline Vector logarithm(Vector x) {
+    const Integers bits = (Integers)x, high = (bits & 0x7fffff) > 0x3504f3;  // more than the square root of two
+    const Vector n = __builtin_convertvector((bits >> 23) - 127 - high, Vector);
+    const Vector f = (Vector)((bits & 0x7fffff) | (high ? Integers{} + 0x3f000000 : Integers{} + 0x3f800000)) - 1.0f;
+    const Vector s = f / (f + 2.0f), z = s * s;  // log(1 + f) = 2 atanh(s)
+    const Vector series = s * (z * (2.0f / 3 + z * (2.0f / 5 + z * (2.0f / 7 + z * (2.0f / 9)))) + 2.0f);
+    return n * 0.693359375f + (series - n * 2.12194440054690583e-4f);
+}
+
+static inline Vector filled(float value) { return Vector{} + value; }
+
+// As std::max(a, b), which keeps `a` where `b` is no number.
+static inline Vector larger(Vector a, Vector b) { return b > a ? b : a; }
+
+static inline float largest(Vector value) {
+    float most = value[0];
+    for (int lane = 1; lane < LANES; ++lane) most = std::max(most, value[lane]);
+    return most;
+}
+
 static inline double total(Vector value) {
     double sum = 0;
     for (int lane = 0; lane < LANES; ++lane) sum += value[lane];
@@ -64,7 +85,12 @@ class Fusing {
     void read(int64_t s, int64_t begin, float* to) const {
         const Number* from = (const Number*)rows[s] + begin;
         const int64_t count = std::min(BLOCK, vocabulary - begin);
-        for (int64_t i = 0; i < count; ++i) {
+        int64_t i = 0;
+        for (; i + LANES <= count; i += LANES) {
+            const Vector value = load(from + i);
+            store(to + i, value > MASKED ? value * scale : value <= MASKED ? filled(NOTHING) : value);
+        }
+        for (; i < count; ++i) {
             const float value = to_float(from[i]);
             to[i] = value > MASKED ? value * scale : value <= MASKED ? NOTHING : value;
         }
@@ -75,16 +101,20 @@ class Fusing {
     void read_all(int64_t begin) {
         for (int64_t s = 0; s < streams; ++s) read(s, begin, logits.data() + s * BLOCK);
         for (int64_t s = 1; s < streams; ++s)
-            for (int64_t i = 0; i < BLOCK; ++i) logits[i] = logits[s * BLOCK + i] == NOTHING ? NOTHING : logits[i];
+            for (int64_t i = 0; i < BLOCK; i += LANES) {
+                const Vector own = load(stream(s) + i);
+                store(logits.data() + i, own == NOTHING ? own : load(stream(0) + i));
+            }
     }
 
     float maximum_of(int64_t s) const {
-        float highest = NOTHING, block[BLOCK];
+        Vector highest = filled(NOTHING);
+        float block[BLOCK];
         for (int64_t begin = 0; begin < vocabulary; begin += BLOCK) {
             read(s, begin, block);
-            for (int64_t i = 0; i < BLOCK; ++i) highest = std::max(highest, block[i]);
+            for (int64_t i = 0; i < BLOCK; i += LANES) highest = larger(highest, load(block + i));
         }
-        return highest;
+        return largest(highest);
     }
 
     float plausible_from() const {
@@ -138,9 +168,11 @@ class Fusing {
             for (int64_t s = 0; s < streams; ++s) {
                 float* own = logits.data() + s * BLOCK;
                 read(s, begin, own);
-                for (int64_t i = 0; i < BLOCK; ++i) {
-                    own[i] = shifts[s] > NOTHING ? own[i] + shifts[s] : NOTHING;
-                    highest[i] = std::max(highest[i], own[i]);
+                const Vector shift = filled(shifts[s]);
+                for (int64_t i = 0; i < BLOCK; i += LANES) {
+                    const Vector weighed = shift > NOTHING ? load(own + i) + shift : shift;
+                    store(own + i, weighed);
+                    store(highest + i, larger(load(highest + i), weighed));
                 }
             }
             for (int64_t s = 0; s < streams; ++s)
@@ -149,9 +181,11 @@ class Fusing {
                     const Vector below = most != NOTHING ? load(stream(s) + i) - most : Vector{};
                     store(sum + i, load(sum + i) + exponential(below));
                 }
-            const int64_t count = std::min(BLOCK, vocabulary - begin);
-            for (int64_t i = 0; i < count; ++i)
-                out[begin + i] = highest[i] == NOTHING ? NOTHING : highest[i] + std::log(sum[i]);
+            for (int64_t i = 0; i < BLOCK; i += LANES) {
+                const Vector most = load(highest + i);
+                store(sum + i, most == NOTHING ? most : most + logarithm(load(sum + i)));
+            }
+            std::copy(sum, sum + std::min(BLOCK, vocabulary - begin), out + begin);
         }
     }
 
@@ -164,14 +198,14 @@ class Fusing {
             const float* base = stream(0);
             for (int64_t s = 0; s < streams; ++s) {
                 const float* own = stream(s);
-                float logit = highest_logit[s], difference = highest_difference[s];
-                for (int64_t i = 0; i < BLOCK; ++i) {
-                    const bool kept = base[i] != NOTHING;
-                    logit = std::max(logit, kept ? own[i] : NOTHING);
-                    difference = std::max(difference, kept ? own[i] - base[i] : NOTHING);
+                Vector logit = filled(highest_logit[s]), difference = filled(highest_difference[s]);
+                for (int64_t i = 0; i < BLOCK; i += LANES) {
+                    const Vector of_base = load(base + i), of_own = load(own + i), masked = filled(NOTHING);
+                    logit = larger(logit, of_base != NOTHING ? of_own : masked);
+                    difference = larger(difference, of_base != NOTHING ? of_own - of_base : masked);
                 }
-                highest_logit[s] = logit;
-                highest_difference[s] = difference;
+                highest_logit[s] = largest(logit);
+                highest_difference[s] = largest(difference);
             }
         }
     }
@@ -217,23 +251,36 @@ class Fusing {
         for (int64_t s = 1; s < streams; ++s) {
             if (s == expert || weights[s] == 0) continue;
             const float *other = stream(s), weight = (float)weights[s];
-            for (int64_t i = 0; i < BLOCK; ++i) u[i] += base[i] == NOTHING ? 0.0f : weight * (other[i] - base[i]);
+            for (int64_t i = 0; i < BLOCK; i += LANES) {
+                const Vector kept = load(base + i), difference = load(other + i) - kept;
+                store(u + i, load(u + i) + (kept != NOTHING ? difference * weight : Vector{}));
+            }
         }
-        for (int64_t i = 0; i < BLOCK; ++i) {
-            const bool kept = base[i] != NOTHING;
-            d[i] = kept ? own[i] - base[i] - highest_difference[expert] : 0.0f;
-            x[i] = kept ? base[i] + u[i] + low * d[i] : NOTHING;
+        const Vector most = filled(highest_difference[expert]);
+        for (int64_t i = 0; i < BLOCK; i += LANES) {
+            const Vector kept = load(base + i), difference = load(own + i) - kept - most;
+            store(d + i, kept != NOTHING ? difference : Vector{});
+            store(x + i, kept != NOTHING ? kept + load(u + i) + low * difference : kept);
         }
+    }
+
+    float highest_start(int64_t expert) {
+        // The first candidate is the base where it is 0 and the others have no part.
+        if (kind == ONE_AT_A_TIME && parameters[LOW] == 0) return highest_logit[0];
+        float x[BLOCK], d[BLOCK], u[BLOCK];
+        Vector highest = filled(NOTHING);
+        for (int64_t begin = 0; begin < vocabulary; begin += BLOCK) {
+            read_all(begin);
+            starts(expert, x, d, u);
+            for (int64_t i = 0; i < BLOCK; i += LANES) highest = larger(highest, load(x + i));
+        }
+        return largest(highest);
     }
 
     // The divergences of all candidates of an expert, the others' weights as they are.
     void sweep(int64_t expert, Divergences* found) {
-        float x[BLOCK], d[BLOCK], u[BLOCK], r[BLOCK], highest = NOTHING;
-        for (int64_t begin = 0; begin < vocabulary; begin += BLOCK) {
-            read_all(begin);
-            starts(expert, x, d, u);
-            for (int64_t i = 0; i < BLOCK; ++i) highest = std::max(highest, x[i]);
-        }
+        float x[BLOCK], d[BLOCK], u[BLOCK], r[BLOCK];
+        const float highest = highest_start(expert);
         Sums sums;
         const float step = (float)parameters[STEP];
         for (int64_t begin = 0; begin < vocabulary; begin += BLOCK) {
