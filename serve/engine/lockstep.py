@@ -9,6 +9,7 @@ members are held at their last known token.
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 from vllm.sampling_params import SamplingParams
 from vllm.v1.core.sched.scheduler import Scheduler
@@ -66,8 +67,6 @@ class Lockstep:
         self._group_of: dict[str, FusionGroup] = {}
         self.ready: set[FusionGroup] = set()
         self.preempted = False
-        # The tokens and blocks that all that runs leaves to those that wait.
-        self.spare_tokens = self.spare_blocks = 0
 
     def __bool__(self) -> bool:
         return bool(self.groups)
@@ -94,6 +93,15 @@ class Lockstep:
         """The requests, and all members of their groups."""
         groups = {self._group_of[name] for name in request_ids if name in self._group_of}
         return request_ids | {member.request_id for group in groups for member in group.members}
+
+    def side_by_side(self, line: list[Request]) -> list[Request]:
+        """The same line, but members of a group stand together, where the first of them stood."""
+        if not self.groups:
+            return line
+        units: dict[Request | FusionGroup, list[Request]] = {}
+        for request in line:
+            units.setdefault(self.group_of(request) or request, []).append(request)
+        return list(chain.from_iterable(units.values()))
 
     @property
     def pending(self) -> list[Request]:
@@ -124,8 +132,6 @@ class Lockstep:
                     break
                 self._preempt_latest()
             self.ready -= late
-        self.spare_tokens = self._scheduler.max_num_scheduled_tokens - sum(computed.values())
-        self.spare_blocks = self.free_blocks - self._blocks(computed)
         for group in self.groups.values():
             group.waited += any(left(member) == 1 for member in group.members) and group not in self.ready
 

@@ -61,7 +61,7 @@ class SlotScheduler(AsyncScheduler):
         return scheduled
 
     def _line_up(self) -> None:
-        line = self._fair_share.order(list(self.waiting), claim_of)
+        line = self._lockstep.side_by_side(self._fair_share.order(list(self.waiting), claim_of))
         self.waiting.clear()
         self.waiting.extend(line)
         self._turns = {request.request_id: turn for turn, request in enumerate(line)}
@@ -108,7 +108,9 @@ class SlotScheduler(AsyncScheduler):
         if request.request_id in self._sitting_out:
             return 0
         new: int = super()._reserve_prefill_lookahead(request, num_computed_tokens, num_new_tokens)
-        return self._lockstep.hold(request, num_computed_tokens, new)
+        new = self._lockstep.hold(request, num_computed_tokens, new)
+        self._groups.spend(new)
+        return new
 
     def _get_local_prefix_cache_hit(self, request: Request) -> Any:
         blocks, hit, boundary, diverged = super()._get_local_prefix_cache_hit(request)

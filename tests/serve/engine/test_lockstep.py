@@ -170,9 +170,10 @@ def test_group_says_as_many_tokens_as_were_asked(make: Make, prompt: int, depth:
 
 @pytest.mark.parametrize("depth", [0, 1])
 @pytest.mark.parametrize("blocks", [55, 90, 4000])
-def test_members_stay_alike_in_every_weather(make: Make, depth: int, blocks: int) -> None:
+@pytest.mark.parametrize("options", [[], ["--watermark", "0.05"], ["--long-prefill-token-threshold", "20"]])
+def test_members_stay_alike_in_every_weather(make: Make, depth: int, blocks: int, options: list[str]) -> None:
     weather = random.Random(blocks + depth)
-    engine = make(blocks, 12, depth, blocks)
+    engine = make(blocks, 12, depth, blocks, *options)
     cancelled = set()
     for number in range(120):
         streams = weather.choice(["-ab", "ab", "-abcd", "-c", "a", "b", "-", "cd", "-", "d"])
@@ -197,6 +198,18 @@ def test_members_stay_alike_in_every_weather(make: Make, depth: int, blocks: int
         assert last.finish_reason in (FinishReason.STOP, FinishReason.LENGTH), (name, last)
         said = [token for one in engine.heard[name] for token in one.new_token_ids]
         assert said == list(request.output_token_ids)
+
+
+def test_group_whose_text_fits_into_a_step_says_its_first_token_in_it(make: Make) -> None:
+    engine = make()
+    together = engine.add("-ab", 12, 4), engine.add("b", 9, 4), engine.add("cd", 9, 4)
+    engine.step()
+    assert [request.num_output_tokens for request in together] == [1, 1, 1]
+    late = engine.add("-ab", 30, 4)
+    engine.step()
+    engine.step()
+    assert late.num_output_tokens == 0, "three texts of 30 tokens, and steps of 64"
+    engine.finish()
 
 
 def test_group_waits_for_room_to_its_end_and_lets_others_pass(make: Make) -> None:
