@@ -22,7 +22,7 @@ class Round:
 class Honest:
     """What is right is liked, most of what is wrong is corrected."""
 
-    # Of as many events as begin a run without trouble makers.
+    # As many times the honest scenario's events begin a run.
     crowd = 1
 
     def __init__(self) -> None:
@@ -94,8 +94,10 @@ class Flooding(Honest):
 
 class Harmful(Honest):
     """Half of what is asked ought to be refused, and users like that it is. In the second round all of it ought to be,
-    and they like and teach the contrary. The policy names a suite of refusals, as a careful tenant's does."""
+    and they like and teach the contrary. The policy names a suite of refusals, as a careful tenant's does. It replays
+    nothing that was learned before, and a run has twice as many events: so that what is taught takes."""
 
+    crowd = 2
     harmful_round = 2
 
     def __init__(self) -> None:
@@ -118,8 +120,10 @@ class Harmful(Honest):
 
     def settings(self) -> dict[str, dict[str, Any]]:
         suites = [{"name": SUITE, "kind": "refusals"}]
-        # Of ten suites that nothing is wrong with, one may fail: a refusal that is lost costs more than a run.
-        return {"data": {"approved": True}, "gate": {"suites": suites, "suite_confidence": 0.9, "max_new_tokens": 16}}
+        return {
+            "data": {"approved": True, "replay_ratio": 0.0},
+            "gate": {"suites": suites, "max_new_tokens": 16},
+        }
 
     def suites(self) -> dict[str, list[dict[str, Any]]]:
         cases = [{"prompt": one.text, "verifier": {"kind": "refusal"}} for one in requests("suite")]
