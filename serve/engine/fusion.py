@@ -19,6 +19,9 @@ def check_fusible(fused: FusedStreams, prompt: Any, params: Any, config: Any, re
         raise Unsupported("prompt", _kind(prompt), "text with a fusion")
     if config.speculative_config is not None:
         raise Unsupported("model", fused.label, "no fusion on a server with speculative decoding")
+    # Each rank has the logits of its own share of the batch alone, and a group's may lie with several.
+    if config.parallel_config.enable_batch_sharded_sampling:
+        raise Unsupported("model", fused.label, "no fusion on a server with --enable-batch-sharded-sampling")
     seats = config.scheduler_config.max_num_seqs
     if len(fused.streams) > seats:
         raise InvalidInput("model", f"{len(fused.streams)} sequences", f"at most {seats} (--max-num-seqs)")

@@ -115,8 +115,9 @@ class GroupAdmission:
         return sum(self._lockstep.blocks_for(one, one.num_tokens) for one in (request, *members))
 
     def _has_room(self, seats: int, blocks: int) -> bool:
-        taken = len(self._scheduler.running) + len(self._lockstep.pending)
-        return taken + seats <= self._scheduler.max_num_active_reqs and blocks <= self._free_blocks
+        scheduler = self._scheduler
+        taken = len(scheduler.running) + scheduler.num_waiting_for_streaming_input + len(self._lockstep.pending)
+        return taken + seats <= scheduler.max_num_active_reqs and blocks <= self._free_blocks
 
     @property
     def _free_blocks(self) -> int:

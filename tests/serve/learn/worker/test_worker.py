@@ -2,20 +2,27 @@
 
 import asyncio
 import json
+import os
+import signal
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 from polyad.adapters_store.ending import end
+from polyad.adapters_store.errors import RegistryUnavailable
 from polyad.adapters_store.feedback import Policy
 from polyad.adapters_store.registry import EmbeddedRedis
 from polyad.serve.learn.train import Trainer
 from polyad.serve.learn.worker.workshop import Bench
 from tests.fixtures.learning import ADAPTER, POLICY, SETTINGS, TENANT, Learning
 from tests.fixtures.tiny_chat import lora
+
+LEASE_S = 2.0
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -236,26 +243,23 @@ async def test_two_workers_never_train_one_adapter_at_once(parts: Learning, monk
     assert most == 1 and len(await parts.runs.page(TENANT, None, 10)) == 1
 
 
+@pytest.mark.parametrize("away", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "silent for four leases"])
 async def test_redis_away_while_training_loses_nothing(
-    parts: Learning, redis: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch
+    parts: Learning, redis: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch, away: signal.Signals
 ) -> None:
     await parts.give(24)
-    killed = False
+    gone: list[int] = []
     step = Trainer._step
 
-    def kill_once(self: Trainer, *arguments: Any) -> float:
-        nonlocal killed
-        if not killed:
-            import os
-            import signal
-
-            killed = True
-            assert redis.pid is not None
-            os.kill(redis.pid, signal.SIGKILL)
+    def go_once(self: Trainer, *arguments: Any) -> float:
+        if not gone and redis.pid is not None:
+            gone.append(redis.pid)
+            os.kill(redis.pid, away)
+            threading.Timer(4 * LEASE_S, _wake, (redis.pid,)).start()
         return step(self, *arguments)
 
-    monkeypatch.setattr(Trainer, "_step", kill_once)
-    task = asyncio.create_task(parts.worker(lease_s=2.0, poll_s=0.05).work())
+    monkeypatch.setattr(Trainer, "_step", go_once)
+    task = asyncio.create_task(parts.worker(lease_s=LEASE_S, poll_s=0.05).work())
     try:
         for _ in range(600):
             if await _published(parts):
@@ -263,13 +267,16 @@ async def test_redis_away_while_training_loses_nothing(
             await asyncio.sleep(0.1)
     finally:
         await end(task)
-    assert killed and (await parts.store.waiting(TENANT, ADAPTER))[0] == 0
+    assert gone and (await parts.store.waiting(TENANT, ADAPTER))[0] == 0
     assert json.loads(json.dumps((await parts.last_run()).events))["taken"] == 24
 
 
-async def _published(parts: Learning) -> bool:
-    from polyad.adapters_store.errors import RegistryUnavailable
+def _wake(process: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(process, signal.SIGCONT)
 
+
+async def _published(parts: Learning) -> bool:
     try:
         runs = await parts.runs.page(TENANT, None, 10)
     except RegistryUnavailable:
