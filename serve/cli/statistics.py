@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="graft: the learning rate, very large by its nature.",
 )
+@click.option("--threads", type=click.IntRange(1, 1024), default=1, show_default=True, help="Threads, on a CPU.")
 @click.option("--targets", metavar="NAMES", help="Linear layers, as q_proj,v_proj. Default: those of the adapter.")
 def statistics(**given: Any) -> None:
     """Run the base model with the adapter in the folder ADAPTER over examples of its task, and write
@@ -102,15 +103,19 @@ class _Request:
     density: float
     epochs: int
     rate: float
+    threads: int
     targets: str | None
 
     def measured(self, track: "Track") -> tuple[Path, str]:
         """The file that was written, and what there is to say of it."""
+        import torch
+
         from polyad.adapters_store.base_model import BaseModel, model_folder
         from polyad.adapters_store.merge.adapter_folder import read_adapter
         from polyad.adapters_store.merge.statistics import file_name, write_statistics
         from polyad.serve.learn.merge_statistics import read_rows
 
+        torch.set_num_threads(self.threads)
         folder = Path(self.base_name) if Path(self.base_name).is_dir() else model_folder(self.base_name)
         base = BaseModel.from_folder(folder, folder.resolve().name)
         rows, padding = read_rows(self.data, folder, self.examples, self.max_length)
