@@ -1,6 +1,7 @@
 """What merges cost: time and peak memory, against PEFT's delta-level merges and mergekit's, on the same adapters.
 
-Each case runs in a process of its own with the same number of threads. PEFT's results are of the adapters' rank, so
+Each case runs in a process of its own with the same number of threads, after a merge of one layer that is not counted:
+libraries set themselves up in their first calls. PEFT's results are of the adapters' rank, so
 polyad compresses to that rank there; mergekit's are whole matrices, so polyad's result is left as it is (sparse,
 exact) there. mergekit gets its matrices ready made, base plus change; polyad and PEFT begin with factors. The memory
 floor is the time that a copy of the inputs and the result takes. With --shapes 8b, layers are of Llama-3-8B's
@@ -171,24 +172,33 @@ def mergekit(name: str, deltas: list[Delta], linears: dict[str, tuple[int, int]]
     return run
 
 
+def prepared(
+    contender: str, method: str, linears: dict[str, tuple[int, int]], inputs: int, threads: int
+) -> Callable[[], int]:
+    """A merge that is ready to run."""
+    deltas = adapters(linears, inputs)
+    _, of_peft, of_mergekit = METHODS[method]
+    if contender == "peft":
+        return peft(str(of_peft), deltas, linears)
+    if contender == "mergekit":
+        return mergekit(str(of_mergekit), deltas, linears)
+    return polyad(method, deltas, threads, RANK if contender == "polyad_low_rank" else None)
+
+
 def case(contender: str, method: str, count: int, shapes: str, layers: int, threads: int) -> Result:
     """One measurement, in this process."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(threads)
+    inputs = 2 if method == "slerp" else count
+    prepared(contender, method, matrices(shapes, 1), inputs, threads)()
     linears = matrices(shapes, layers)
-    deltas = adapters(linears, 2 if method == "slerp" else count)
-    _, of_peft, of_mergekit = METHODS[method]
-    if contender == "peft":
-        run = peft(str(of_peft), deltas, linears)
-    elif contender == "mergekit":
-        run = mergekit(str(of_mergekit), deltas, linears)
-    else:
-        run = polyad(method, deltas, threads, RANK if contender == "polyad_low_rank" else None)
+    run = prepared(contender, method, linears, inputs, threads)
     before = _memory("VmRSS")
     began = time.perf_counter()
     written = run()
     seconds = time.perf_counter() - began
-    read = sum(delta.size for delta in deltas)
+    # Factors in float32.
+    read = inputs * sum(4 * RANK * (rows + columns) for rows, columns in linears.values())
     return {"seconds": seconds, "peak_mib": (_memory("VmHWM") - before) / 2**10, "bytes": read + written}
 
 
