@@ -29,11 +29,14 @@ def register() -> None:
 
 def _register_cpu() -> None:
     from vllm.distributed.device_communicators import shm_broadcast
+    from vllm.v1.engine import core
     from vllm.v1.worker import cpu_worker
 
     from polyad.serve.engine.fusing_runner import FusingCPUModelRunner
+    from polyad.serve.engine.interruption import AnnouncedRequest
     from polyad.serve.engine.waiting import Waiting
 
+    core.Request = AnnouncedRequest
     cpu_worker.CPUModelRunner = FusingCPUModelRunner
     shm_broadcast.SpinCondition = Waiting
 

@@ -3,16 +3,19 @@ fusions in step."""
 
 import time
 from collections.abc import Iterable
+from functools import cached_property
 from typing import Any
 
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, FinishReason
+from vllm.v1.kv_cache_interface import FullAttentionSpec
 from vllm.v1.request import Request, RequestStatus
 
 from polyad.serve.engine.composition import weights_of
 from polyad.serve.engine.fair_share import FairShare
 from polyad.serve.engine.fusion_request import KEY
 from polyad.serve.engine.group_admission import GroupAdmission
+from polyad.serve.engine.interruption import AnnouncedRequest, Interruption, Mark
 from polyad.serve.engine.lockstep import FusionGroup, Lockstep
 from polyad.serve.engine.ownership import claim_of
 from polyad.serve.engine.seat_sharing import SeatSharing
@@ -34,6 +37,9 @@ class SlotScheduler(AsyncScheduler):
         self._seats = SeatSharing(self, self._fair_share, self._lockstep, claim_of)
         self._tokens_cost_time = self.vllm_config.device_config.device_type == "cpu"
         self._sitting_out: frozenset[str] = frozenset()
+        self._interruption = Interruption(self._fair_share.tenants)
+        if self._interruptible:
+            AnnouncedRequest.listener = lambda request: self._interruption.arrive(claim_of(request))
         # Or vLLM would admit by its own count.
         self.lora_config = None
 
@@ -58,6 +64,7 @@ class SlotScheduler(AsyncScheduler):
         if self._lockstep:
             # For the worker: which requests of this step are the streams of one text.
             scheduled.polyad_fusion = self._lockstep.steps(scheduled.num_scheduled_tokens)
+        scheduled.polyad_mark = self._mark(scheduled)
         return scheduled
 
     def _line_up(self) -> None:
@@ -81,7 +88,11 @@ class SlotScheduler(AsyncScheduler):
         return finished
 
     def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> dict[int, Any]:
+        broken_off = getattr(model_runner_output, "polyad_broken_off", False)
+        self._interruption.end(broken_off)
         outputs: dict[int, Any] = super().update_from_output(scheduler_output, model_runner_output)
+        if broken_off:
+            self._take_back(scheduler_output.num_scheduled_tokens)
         if self._lockstep:
             records = getattr(model_runner_output, "polyad_fusion", {})
             for of_client in outputs.values():
@@ -89,6 +100,36 @@ class SlotScheduler(AsyncScheduler):
             for group in self._lockstep.ended():
                 self._end(group, outputs)
         return outputs
+
+    @cached_property
+    def _interruptible(self) -> bool:
+        """Whether one worker computes every step, whose layers leave nothing behind that a second time would change."""
+        config, groups = self.vllm_config, self.kv_cache_config.kv_cache_groups
+        alone = config.parallel_config.world_size == 1 and self.connector is None and self.ec_connector is None
+        in_turns = not config.scheduler_config.async_scheduling and not self.num_spec_tokens
+        plain = len(groups) == 1 and type(groups[0].kv_cache_spec) is FullAttentionSpec
+        return self._tokens_cost_time and alone and in_turns and plain
+
+    def _mark(self, scheduled: Any) -> Mark | None:
+        """For the worker, if this step may be broken off: one token of each, and none that fills a block, which is in
+        the prefix cache before it is computed."""
+        if not self._interruptible or self._lockstep or scheduled.scheduled_new_reqs:
+            return None
+        tokens = scheduled.num_scheduled_tokens
+        running = [self.requests[name] for name in tokens]
+        if not running or any(number > 1 for number in tokens.values()):
+            return None
+        if any(request.num_computed_tokens % self.block_size == 0 for request in running):
+            return None
+        return self._interruption.begin([claim_of(request) for request in running], self.max_num_active_reqs)
+
+    def _take_back(self, scheduled: dict[str, int]) -> None:
+        """These tokens were not computed after all."""
+        for name, tokens in scheduled.items():
+            request = self.requests.get(name)
+            if request is not None and request.status == RequestStatus.RUNNING:
+                request.num_computed_tokens -= tokens
+                request.num_output_placeholders -= not request.is_prefill_chunk
 
     def _update_request_with_output(self, request: Request, *args: Any, **kwargs: Any) -> Any:
         tokens, stopped = super()._update_request_with_output(request, *args, **kwargs)

@@ -9,8 +9,8 @@ prompt and answer so far, and loses no token. Who holds more than its share asks
 tenants take seats from each other, and floods take none. Nor does a fusion: it is let in only if all of it fits to its
 end, and would not come by that with a seat at a time.
 
-Where a step takes the longer the more runs in it, which is so on a CPU, those who ask for more than their share also
-sit out the one step in which such a request begins.
+Where a step takes the longer the more runs in it, which is so on a CPU, those who ask for more than their share, and
+were served more before, also sit out the one step in which such a request begins.
 """
 
 from collections import Counter
@@ -94,11 +94,13 @@ class SeatSharing:
         beyond = {tenant for tenant, count in asked.items() if count > entitled[tenant]}
         if self._claim(first).tenant in beyond:
             return frozenset()
+        # Or who begins a short request in every step would be all that runs.
+        served_more = {tenant for tenant in beyond if self._fair_share.tenants[tenant] > self._served(first)}
         self._let_through = first.request_id
         return frozenset(
             one.request_id
             for one in scheduler.running
-            if self._lockstep.group_of(one) is None and self._claim(one).tenant in beyond
+            if self._lockstep.group_of(one) is None and self._claim(one).tenant in served_more
         )
 
     def _shares(self) -> tuple[Counter[str], dict[str, int]]:

@@ -17,3 +17,7 @@ class AdapterWorker:
 
     def polyad_drop(self, engine_ids: list[int]) -> None:
         self.model_runner.lora_manager.drop(engine_ids)
+
+    def polyad_broken_off(self) -> int:
+        """Steps that were broken off so far for a request that came."""
+        return int(getattr(self.model_runner, "broken_off", 0))

@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 import torch
 from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.engine import core
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.worker import cpu_worker, lora_model_runner_mixin
 
 from polyad.serve.engine.delta_manager import DeltaManager
 from polyad.serve.engine.fusing_runner import FusingCPUModelRunner
+from polyad.serve.engine.interruption import AnnouncedRequest
 from polyad.serve.engine.plugin import ACTIVE, register
 from polyad.serve.engine.version import engine_version
 
@@ -23,6 +25,7 @@ PINNED = "0.32.0"
 REPLACED = [
     ("vllm.v1.worker.lora_model_runner_mixin", "LRUCacheWorkerLoRAManager", "LoRAModelRunnerMixin.load_lora_model"),
     ("vllm.v1.worker.cpu_worker", "CPUModelRunner", "CPUWorker.init_device"),
+    ("vllm.v1.engine.core", "Request", "EngineCore.preprocess_add_request"),
     ("vllm.distributed.device_communicators.shm_broadcast", "SpinCondition", "MessageQueue.__init__"),
     ("vllm.entrypoints.launchers.api_server.app_state", "OpenAIServingModels", "init_app_state"),
     ("vllm.entrypoints.launchers.app", "sagemaker_standards_bootstrap", "build_app"),
@@ -45,6 +48,9 @@ USED = [
     ("vllm.v1.core.kv_cache_manager.KVCacheManager", "truncate_computed_blocks"),
     ("vllm.distributed.device_communicators.shm_broadcast.SpinCondition", "wait notify record_read"),
     ("vllm.v1.core.kv_cache_coordinator.KVCacheCoordinator", "get_num_blocks_to_allocate"),
+    ("vllm.v1.request.Request", "from_engine_core_request"),
+    ("vllm.v1.worker.cpu_model_runner.CPUModelRunner", "load_model execute_model"),
+    ("vllm.v1.attention.backends.cpu_attn.CPUAttentionBackendImpl", "forward"),
     ("vllm.utils.argparse_utils.FlexibleArgumentParser", "_pull_args_from_config error"),
 ]
 
@@ -110,6 +116,7 @@ def stock(monkeypatch: pytest.MonkeyPatch) -> None:
     for owner, name in (
         (lora_model_runner_mixin, "LRUCacheWorkerLoRAManager"),
         (cpu_worker, "CPUModelRunner"),
+        (core, "Request"),
     ):
         monkeypatch.setattr(owner, name, vars(owner)[name])
 
@@ -118,6 +125,7 @@ def places() -> list[object]:
     return [
         lora_model_runner_mixin.LRUCacheWorkerLoRAManager,
         cpu_worker.CPUModelRunner,
+        core.Request,
     ]
 
 
@@ -134,7 +142,7 @@ def test_other_programs_keep_their_vllm(stock: None, monkeypatch: pytest.MonkeyP
 
 def test_registering_twice_is_as_once(stock: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(ACTIVE, "1")
-    ours = [DeltaManager, FusingCPUModelRunner]
+    ours = [DeltaManager, FusingCPUModelRunner, AnnouncedRequest]
     for _ in range(3):
         register()
         assert places() == ours
@@ -186,6 +194,14 @@ def test_scheduler_asks_in_both_of_its_loops_how_much_a_request_may_compute() ->
     source = inspect.getsource(Scheduler.schedule)
     assert source.count("self._reserve_prefill_lookahead(") == 2, moved("where members of fusions are held")
     assert "_get_local_prefix_cache_hit(request)" in source, moved("the look into the prefix cache")
+
+
+def test_attention_is_called_by_the_name_that_a_step_is_broken_off_at() -> None:
+    source = inspect.getsource(import_module("vllm.model_executor.layers.attention.attention"))
+    assert "self.impl.forward(" in source, moved("the call of attention")
+    step = inspect.getsource(core.EngineCore.step)
+    order = [step.index(part) for part in ("if model_output is None:", "sample_tokens(", "update_from_output(")]
+    assert order == sorted(order), moved("the end of a step that says nothing")
 
 
 def test_sampling_and_its_mask_come_after_the_logits_that_fusion_changes() -> None:

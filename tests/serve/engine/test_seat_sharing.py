@@ -158,3 +158,17 @@ def test_nobody_sits_out_for_its_own_tenant_or_within_its_share(simulate: Callab
     assert len(simulation.step()) == 3
     simulation.add(None, 4, tenant="one")
     assert len(simulation.step()) == 4
+
+
+def test_one_that_begins_in_every_step_does_not_stop_a_flood(simulate: Callable[..., Simulation]) -> None:
+    simulation = simulate(places=4)
+    flood = [simulation.add(None, 900, tenant="flood") for _ in range(3)]
+    short = [simulation.add(None, 1, tenant="small")]
+    for _ in range(900):
+        if short[-1].is_finished():
+            short.append(simulation.add(None, 1, tenant="small"))
+        simulation.step()
+    flood_served, short_served = (
+        sum(one.num_prompt_tokens + 2 * one.num_output_tokens for one in who) for who in (flood, short)
+    )
+    assert flood_served > 0.9 * short_served

@@ -1,0 +1,126 @@
+"""A step that is broken off for a request that comes while it is computed.
+
+Whoever comes waits for the end of the step that it meets, and on a CPU a step takes the longer the more runs in it. So
+a step in which a tenant has more than its share is broken off, between two layers of the model, for a request of a
+tenant within its own: that one begins, and what was broken off is computed again. The price is bounded: only in the
+first half of the time that such a step takes, and never the step that does a broken one over, so that all get on.
+"""
+
+import mmap
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from vllm.v1.request import Request
+
+from polyad.serve.engine.fair_share import Claim, Counters
+from polyad.serve.engine.seat_sharing import entitlements
+
+_SHARE_OF_STEP = 0.5
+
+
+class SharedNumber:
+    """A number that an engine writes and its worker reads. Memory without a file: it is gone with the engine."""
+
+    def __init__(self) -> None:
+        descriptor = os.memfd_create("polyad-step")
+        os.ftruncate(descriptor, mmap.PAGESIZE)
+        self.path = f"/proc/{os.getpid()}/fd/{descriptor}"
+        self._numbers = _mapped(descriptor)
+
+    def write(self, number: int) -> None:
+        self._numbers[0] = number
+
+
+class NumberReader:
+    """The same number, in the worker."""
+
+    def __init__(self, path: str) -> None:
+        descriptor = os.open(path, os.O_RDWR)
+        self._numbers = _mapped(descriptor)
+        os.close(descriptor)
+
+    def read(self) -> int:
+        return self._numbers[0]
+
+
+def _mapped(descriptor: int) -> "memoryview[int]":
+    return memoryview(mmap.mmap(descriptor, mmap.PAGESIZE)).cast("Q")
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """For the worker: the step's number, and where that number appears once the step is to be broken off."""
+
+    step: int
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    number: int
+    claims: Sequence[Claim]
+    seats: int
+    until: float
+
+
+class Interruption:
+    """Of one engine: `begin` and `end` for each of its steps, and `arrive`, in any thread, for whoever comes."""
+
+    def __init__(self, served: Counters, clock: Callable[[], float] = time.monotonic) -> None:
+        self._served = served
+        self._clock = clock
+        self._word = SharedNumber()
+        self._number = 0
+        self._began: float | None = None
+        self._took = 0.0
+        self._again = False
+        self._step: _Step | None = None
+
+    def begin(self, claims: Sequence[Claim], seats: int) -> Mark | None:
+        """A step that can be broken off and done over, and who runs in it; what its worker must know, if it may be."""
+        self._began = self._clock()
+        if self._again:
+            return None
+        self._number += 1
+        self._step = _Step(self._number, claims, seats, self._began + _SHARE_OF_STEP * self._took)
+        return Mark(self._number, self._word.path)
+
+    def end(self, broken_off: bool) -> None:
+        """The step is over, whichever it was."""
+        began, self._began, self._step = self._began, None, None
+        if began is None:
+            return
+        self._again = broken_off
+        if not broken_off:
+            self._took = self._clock() - began
+
+    def arrive(self, claim: Claim) -> None:
+        """A request has come. Whether it begins next is up to the scheduler."""
+        step = self._step
+        if step is not None and self._clock() < step.until and self._may_break(step, claim):
+            self._word.write(step.number)
+
+    def _may_break(self, step: _Step, claim: Claim) -> bool:
+        entitled = entitlements({one.tenant: one.weight for one in (*step.claims, claim)}, step.seats)
+        held = Counter(one.tenant for one in step.claims)
+        if held[claim.tenant] >= entitled[claim.tenant]:
+            return False
+        beyond = (tenant for tenant, seats in held.items() if seats > entitled[tenant])
+        return any(self._served[tenant] > self._served[claim.tenant] for tenant in beyond)
+
+
+class AnnouncedRequest(Request):
+    """vLLM's request, of which whoever listens hears as soon as the engine's process has read it, amid a step."""
+
+    listener: ClassVar[Callable[[Request], None] | None] = None
+
+    @classmethod
+    def from_engine_core_request(cls, *args: Any) -> Request:
+        request = super().from_engine_core_request(*args)
+        if cls.listener is not None:
+            cls.listener(request)
+        return request
