@@ -1,5 +1,6 @@
 """What is left of an engine that died, in the process that served it."""
 
+import ctypes
 import gc
 
 from vllm.tokenizers import cached_get_tokenizer
@@ -21,6 +22,10 @@ def forget_engines() -> None:
 def collect_remains() -> None:
     """The next engine is up: look for garbage once more, and never again among what is in use now.
 
-    Not when the last one died: what its requests still held then would be kept for ever.
+    Not when the last one died: what its requests still held then would be kept for ever. What is free then lies in
+    pieces between what is not, 55 MB for each engine; glibc gives it back to the system only if it is told to.
     """
     freeze_gc_heap()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
