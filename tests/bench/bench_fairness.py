@@ -2,7 +2,8 @@
 
 The engine runs SEATS requests at once. The small tenant asks at a quarter of what the engine can answer, which is half
 of a share of one half; then the large one keeps twenty times the engine's seats waiting. Figures are of the small
-tenant, beside the flood against alone: the median time to a first token, and the answers that it got in the time.
+tenant, beside the flood against alone: the median time to a first token, and the answers that it got in the time; and
+what both got together, as a share of what the engine can answer.
 """
 
 import argparse
@@ -109,12 +110,19 @@ async def measure(url: str, model: str) -> dict[str, float]:
         print(f"alone     first token {alone_s * 1000:.0f} ms, {alone:.2f} answers/s", flush=True)
         async with flood(large, FLOOD):
             await asyncio.sleep(CAPACITY_S / 4)
+            before, began = large.answered, time.perf_counter()
             beside_s, beside = await trickle(small, rate)
+            flooding = (large.answered - before) / (time.perf_counter() - began)
         print(f"beside    first token {beside_s * 1000:.0f} ms, {beside:.2f} answers/s", flush=True)
+        print(f"flood     {flooding:.2f} answers/s", flush=True)
     finally:
         await small.close()
         await large.close()
-    return {"ttft_ratio": beside_s / alone_s, "rate_ratio": beside / alone}
+    return {
+        "ttft_ratio": beside_s / alone_s,
+        "rate_ratio": beside / alone,
+        "throughput_ratio": (beside + flooding) / most,
+    }
 
 
 def main() -> None:
