@@ -2,8 +2,15 @@
 
 from polyad.adapters_store.delta.delta import Delta
 from polyad.adapters_store.delta.dense_form import dense
+from polyad.adapters_store.delta.grams import Grams
 from polyad.adapters_store.delta.header import Header, TensorEntry, parse_header
-from polyad.adapters_store.delta.inner_products import inner_product, module_inner_product, module_norm, norm
+from polyad.adapters_store.delta.inner_products import (
+    inner_product,
+    module_inner_product,
+    module_inner_products,
+    module_norm,
+    norm,
+)
 from polyad.adapters_store.delta.low_rank import LowRank
 from polyad.adapters_store.delta.module_delta import ModuleDelta
 from polyad.adapters_store.delta.module_source import ModuleSource, TensorSource
@@ -30,7 +37,9 @@ __all__ = [
     "inner_product",
     "norm",
     "module_inner_product",
+    "module_inner_products",
     "module_norm",
+    "Grams",
     "Recompressed",
     "recompress",
     "Header",

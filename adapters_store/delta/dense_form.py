@@ -21,7 +21,7 @@ def dense(
     """
     terms = []
     if change.low_rank is not None:
-        terms.append(_low_rank(change.low_rank, dtype))
+        terms.append(low_rank_product(change.low_rank, dtype))
     if change.sparse is not None:
         terms.append(_sparse(change.sparse, dtype))
     if change.scales_weight:
@@ -53,8 +53,10 @@ def checked_weight(change: ModuleDelta, weight: torch.Tensor | None) -> torch.Te
     return weight
 
 
-def _low_rank(term: LowRank, dtype: torch.dtype) -> torch.Tensor:
-    return (term.b.to(dtype) * term.scale) @ term.a.to(dtype)
+def low_rank_product(term: LowRank, dtype: torch.dtype, out: torch.Tensor | None = None) -> torch.Tensor:
+    """scale * B A, in new memory or in `out`."""
+    product: torch.Tensor = torch.mm(term.b.to(dtype) * term.scale, term.a.to(dtype), out=out)
+    return product
 
 
 def _sparse(term: Sparse, dtype: torch.dtype) -> torch.Tensor:

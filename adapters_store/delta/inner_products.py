@@ -5,7 +5,7 @@ Everything is summed in float64. Shape suffixes: R, Q ranks, I input features, O
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -52,6 +52,18 @@ def module_inner_product(one: ModuleDelta, other: ModuleDelta, weight: torch.Ten
     return product
 
 
+def module_inner_products(
+    changes: Sequence[ModuleDelta | None], weight: torch.Tensor | None = None
+) -> list[list[float]]:
+    """Of each change of one module with each, 0 for None. `weight` as in `module_inner_product`."""
+    found = [[0.0] * len(changes) for _ in changes]
+    for one, first in enumerate(changes):
+        for other, second in enumerate(changes[one:], one):
+            if first is not None and second is not None:
+                found[one][other] = found[other][one] = module_inner_product(first, second, weight)
+    return found
+
+
 def module_norm(change: ModuleDelta, weight: torch.Tensor | None = None) -> float:
     """The norm of one module's change; `weight` as in `module_inner_product`."""
     return math.sqrt(max(module_inner_product(change, change, weight), 0.0))
@@ -70,7 +82,8 @@ def _sparse_product(one: Sparse | None, other: Sparse | None) -> float:
     if one is None or other is None or not one.count or not other.count:
         return 0.0
     if one.indices is other.indices:
-        return float(one.values.double() @ other.values.double())
+        values_K = one.values.double()
+        return float(values_K @ (values_K if one.values is other.values else other.values.double()))
     places = torch.searchsorted(other.indices, one.indices).clamp_(max=other.count - 1)
     shared = other.indices[places] == one.indices
     return float((one.values.double() * other.values[places].double() * shared).sum())

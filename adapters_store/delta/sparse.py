@@ -1,6 +1,6 @@
 """The sparse term of a delta."""
 
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 
 import torch
 
@@ -12,14 +12,16 @@ class Sparse:
     """dW that is `values` at `indices` and zero elsewhere; `shape` is (out, in).
 
     `indices` are flat and row-major, ascending, each once; int32 where out * in < 2**31, else int64. `values` are
-    floating. Raises InvalidInput for anything else.
+    floating. Raises InvalidInput for anything else; that they ascend is not looked at where they are known to be
+    `ordered`.
     """
 
     indices: torch.Tensor
     values: torch.Tensor
     shape: tuple[int, int]
+    ordered: InitVar[bool] = False
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, ordered: bool) -> None:
         if len(self.shape) != 2 or min(self.shape) < 1:
             raise InvalidInput("sparse.shape", self.shape, "(out, in), both positive")
         if self.indices.dim() != 1 or self.indices.shape != self.values.shape:
@@ -30,7 +32,8 @@ class Sparse:
         expected = index_dtype(self.shape)
         if self.indices.dtype != expected:
             raise InvalidInput("sparse.indices", str(self.indices.dtype), f"{expected} for the shape {self.shape}")
-        self._check_order()
+        if not ordered:
+            self._check_order()
 
     def _check_order(self) -> None:
         if not self.count:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from polyad.adapters_store.delta import LowRank, Sparse, recompress
+from polyad.adapters_store.delta import Grams, LowRank, Sparse, recompress
 from polyad.adapters_store.delta.recompression import kept_rank
 from polyad.adapters_store.delta.sparse import index_dtype
 from polyad.adapters_store.errors import InvalidInput
@@ -86,23 +86,23 @@ def compress_dense(change_OI: torch.Tensor, rule: Compress | None) -> Compressed
     return approximate(change_OI, rule)
 
 
-def compress_low_rank(term: LowRank, rule: Compress | None) -> Compressed:
-    """A sum of low-rank terms, by QR and a small SVD: the best there is."""
+def compress_low_rank(term: LowRank, rule: Compress | None, grams: Grams | None = None) -> Compressed:
+    """A sum of low-rank terms: the best there is. `grams` are those of the term, if somebody has them."""
     if rule is None or (rule.energy is None and rule.most_ranks is None):
         return Compressed(term, None, 0.0)
     if rule.rank is not None:
-        return Compressed(term, None, 0.0) if term.rank <= rule.rank else _recompressed(term, rank=rule.rank)
+        return Compressed(term, None, 0.0) if term.rank <= rule.rank else _recompressed(term, grams, rank=rule.rank)
     most = rule.most_ranks
     if most is not None and term.rank <= most:
         return Compressed(term, None, 0.0)
-    smaller = recompress(term, energy=rule.energy)
+    smaller = recompress(term, energy=rule.energy, grams=grams)
     if most is not None and smaller.term.rank > most:
-        return _recompressed(term, rank=most)
+        return _recompressed(term, grams, rank=most)
     return Compressed(smaller.term, None, smaller.error)
 
 
-def _recompressed(term: LowRank, *, rank: int) -> Compressed:
-    smaller = recompress(term, rank=rank)
+def _recompressed(term: LowRank, grams: Grams | None, *, rank: int) -> Compressed:
+    smaller = recompress(term, rank=rank, grams=grams)
     return Compressed(smaller.term, None, smaller.error)
 
 
@@ -115,7 +115,7 @@ def sparse_of(change_OI: torch.Tensor) -> Sparse | None:
         flat = change_OI.reshape(-1)
         places = flat.nonzero().flatten()
         indices, values = places.to(index_dtype(shape)), flat[places]
-    return Sparse(indices, values, shape) if len(indices) else None
+    return Sparse(indices, values, shape, ordered=True) if len(indices) else None
 
 
 def approximate(change_OI: torch.Tensor, rule: Compress) -> Compressed:

@@ -17,7 +17,7 @@ from polyad.adapters_store.delta import Delta, ModuleDelta, module_norm, weighte
 from polyad.adapters_store.errors import InvalidInput
 from polyad.adapters_store.merge.compress import Compressed, compress_dense, compress_low_rank
 from polyad.adapters_store.merge.method import Coefficients, Combine, Products, Tensors
-from polyad.adapters_store.merge.module_inputs import ModuleInputs, Weights
+from polyad.adapters_store.merge.module_inputs import ModuleInputs, Weights, Workspace
 from polyad.adapters_store.merge.recipe import Recipe
 from polyad.adapters_store.merge.report import ModuleReport, Report
 from polyad.adapters_store.merge.setting import Places
@@ -33,6 +33,15 @@ class Merged:
     report: Report
 
 
+@dataclass(frozen=True, eq=False)
+class _Result:
+    """Of one module; the norm of the change, and of what compression lost."""
+
+    change: ModuleDelta | None
+    norm: float
+    error: float = 0.0
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Execution:
     """`deltas` by source. `weights` gives the base's W by module, for adapters that scale it; `statistics` what is
@@ -46,6 +55,7 @@ class Execution:
     threads: int = 1
     progress: Progress = lambda done, of: None
     places: Places = field(init=False)
+    _workspace: Workspace = field(init=False, default_factory=Workspace)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "places", Places(self._modules()))
@@ -116,7 +126,7 @@ class Execution:
                 inputs = self._inputs(module)
                 alone = ModuleInputs(module, [inputs.changes[place]], inputs.shape, inputs.weight)
                 if inputs.has_matrix:
-                    yield alone.matrices()[0]
+                    yield alone.matrices(self._workspace)[0]
                 if inputs.has_bias:
                     yield alone.biases()[0]
 
@@ -132,18 +142,15 @@ class Execution:
     def _module(self, module: str, thresholds: Sequence[float] | None) -> tuple[ModuleDelta | None, ModuleReport]:
         inputs = self._inputs(module)
         products = inputs.products()
-        change: ModuleDelta | None = None
-        error = 0.0
         method = self.recipe.declaration
+        result = _Result(None, 0.0)
         if method.coefficients is not None:
-            change, error = self._summed(inputs, products, method.coefficients)
+            result = self._summed(inputs, products, method.coefficients)
         elif method.combine is not None:
-            change, error = self._combined(inputs, method.combine, thresholds)
-        return change, self._report(inputs, products, change, error)
+            result = self._combined(inputs, method.combine, thresholds)
+        return result.change, self._report(inputs, products, result)
 
-    def _summed(
-        self, inputs: ModuleInputs, products: Sequence[Sequence[float]], coefficients: Coefficients
-    ) -> tuple[ModuleDelta | None, float]:
+    def _summed(self, inputs: ModuleInputs, products: Sequence[Sequence[float]], coefficients: Coefficients) -> _Result:
         weights = self.recipe.weights(inputs.module, self.places)
         values = self.recipe.values(inputs.module, self.places)
         shares = coefficients(Products(products, weights, values))
@@ -153,24 +160,32 @@ class Execution:
             if change is not None and share
         ]
         if not pairs:
-            return None, 0.0
+            return _Result(None, 0.0)
         change = weighted_sum([delta for delta, _ in pairs], [share for _, share in pairs]).modules[inputs.module]
+        squared = sum(
+            a * b * product
+            for a, row in zip(shares, products, strict=True)
+            for b, product in zip(shares, row, strict=True)
+        )
+        whole = math.sqrt(max(squared, 0.0))
         if change.low_rank is None:
-            return change, 0.0
-        smaller = compress_low_rank(change.low_rank, self.recipe.compress)
-        return _with_low_rank(change, smaller), smaller.error
+            return _Result(change, whole)
+        grams = inputs.grams.weighted(shares) if inputs.grams is not None and all(shares) else None
+        smaller = compress_low_rank(change.low_rank, self.recipe.compress, grams)
+        if smaller.low_rank is change.low_rank:
+            return _Result(change, whole)
+        change = _with_low_rank(change, smaller)
+        return _Result(change, module_norm(change, inputs.weight), smaller.error)
 
-    def _combined(
-        self, inputs: ModuleInputs, combine: Combine, thresholds: Sequence[float] | None
-    ) -> tuple[ModuleDelta, float]:
+    def _combined(self, inputs: ModuleInputs, combine: Combine, thresholds: Sequence[float] | None) -> _Result:
         compressed, bias = Compressed(None, None, 0.0), None
         if inputs.has_matrix:
-            merged = combine(self._tensors(inputs.module, inputs.matrices(), thresholds))
+            merged = combine(self._tensors(inputs.module, inputs.matrices(self._workspace), thresholds))
             compressed = compress_dense(merged, self.recipe.compress)
         if inputs.has_bias:
             bias = combine(self._tensors(f"{inputs.module}.bias", inputs.biases(), thresholds))
         change = ModuleDelta(low_rank=compressed.low_rank, sparse=compressed.sparse, bias=bias)
-        return change, compressed.error
+        return _Result(change, module_norm(change, inputs.weight), compressed.error)
 
     def _tensors(self, name: str, tasks: list[torch.Tensor], thresholds: Sequence[float] | None) -> Tensors:
         statistics, kind = None, self.recipe.statistics
@@ -188,9 +203,8 @@ class Execution:
             statistics=statistics,
         )
 
-    def _report(
-        self, inputs: ModuleInputs, products: Sequence[Sequence[float]], change: ModuleDelta | None, error: float
-    ) -> ModuleReport:
+    def _report(self, inputs: ModuleInputs, products: Sequence[Sequence[float]], result: _Result) -> ModuleReport:
+        change = result.change
         norms = [math.sqrt(max(row[place], 0.0)) for place, row in enumerate(products)]
         pairs = [(norms[a] * norms[b], products[a][b]) for a, b in combinations(range(len(norms)), 2)]
         return ModuleReport(
@@ -198,11 +212,11 @@ class Execution:
             norms=norms,
             cosines=[product / whole if whole else 0.0 for whole, product in pairs],
             conflict=inputs.conflict() if len(inputs.changes) > 1 else 0.0,
-            norm=0.0 if change is None else module_norm(change, inputs.weight),
+            norm=result.norm,
             density=_density(change, inputs.shape),
             form=_form(change),
             rank=change.low_rank.rank if change is not None and change.low_rank is not None else 0,
-            error=error,
+            error=result.error,
             size=0 if change is None else change.size,
         )
 

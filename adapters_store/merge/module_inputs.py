@@ -1,17 +1,34 @@
 """One module of every input of a merge. Shape suffixes: O output features, I input features."""
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, reduce
 
 import torch
 
-from polyad.adapters_store.delta import Delta, LowRank, ModuleDelta, dense, module_inner_product, weighted_sum
+from polyad.adapters_store.delta import Delta, Grams, LowRank, ModuleDelta, dense, module_inner_products, weighted_sum
+from polyad.adapters_store.delta.dense_form import low_rank_product
 from polyad.adapters_store.errors import InvalidInput
 from polyad.adapters_store.merge.recipe import Input
 
 Weights = Callable[[str], torch.Tensor]
 
 _SAMPLED_ROWS = 32
+
+
+class Workspace(threading.local):
+    """For each thread memory that is written to again and again: new memory takes as long as what is computed."""
+
+    def __init__(self) -> None:
+        self._buffers: dict[int, torch.Tensor] = {}
+
+    def matrix(self, place: int, shape: tuple[int, int]) -> torch.Tensor:
+        """A matrix, whatever is in it; another one for each place."""
+        size = shape[0] * shape[1]
+        if place not in self._buffers or len(self._buffers[place]) < size:
+            self._buffers[place] = torch.empty(size)
+        return self._buffers[place][:size].view(shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,10 +62,12 @@ class ModuleInputs:
             for change in self.changes
         )
 
-    def matrices(self) -> list[torch.Tensor]:
-        """dW of every input, float32, new memory."""
-        found = [None if change is None else dense(change, self.weight)[0] for change in self.changes]
-        return [torch.zeros(self.shape) if one is None else one for one in found]
+    def matrices(self, workspace: Workspace) -> list[torch.Tensor]:
+        """dW of every input, float32, in the thread's memory, until it asks for others."""
+        return [
+            _written(change, self.weight, workspace.matrix(place, self.shape))
+            for place, change in enumerate(self.changes)
+        ]
 
     def biases(self) -> list[torch.Tensor]:
         """db of every input, float32, new memory."""
@@ -59,25 +78,28 @@ class ModuleInputs:
 
     def products(self) -> list[list[float]]:
         """The inner products of the inputs' changes, from their terms."""
-        count = len(self.changes)
-        found = [[0.0] * count for _ in range(count)]
-        for one in range(count):
-            for other in range(one, count):
-                first, second = self.changes[one], self.changes[other]
-                if first is not None and second is not None:
-                    value = module_inner_product(first, second, self.weight)
-                    found[one][other] = found[other][one] = value
-        return found
+        return self.grams.products() if self.grams is not None else module_inner_products(self.changes, self.weight)
+
+    @cached_property
+    def grams(self) -> Grams | None:
+        """Of all inputs, in order, if each has a low-rank term and nothing else."""
+        terms = [change.low_rank for change in self.changes if change is not None and change.is_low_rank]
+        factors = [term for term in terms if term is not None]
+        return Grams.of(factors) if len(factors) == len(self.changes) else None
 
     def conflict(self) -> float:
         """The share of elements with opposite signs among those that several inputs change, on evenly spaced rows."""
         rows = torch.arange(0, self.shape[0], max(self.shape[0] // _SAMPLED_ROWS, 1))
-        signs = [_rows_of(change, rows, self.weight).sign() for change in self.changes if change is not None]
-        touched = sum((one != 0).int() for one in signs)
-        agreed = sum(signs, torch.zeros(())).abs()
-        several = torch.as_tensor(touched >= 2)
-        count = int(several.sum())
-        return float((several & (agreed < touched)).sum()) / count if count else 0.0
+        parts = [_rows_of(change, rows, self.weight) for change in self.changes if change is not None]
+        changed = [part for part in parts if part is not None]
+        if len(changed) < 2:
+            return 0.0
+        opposite = (reduce(torch.minimum, changed) < 0) & (reduce(torch.maximum, changed) > 0)
+        count = opposite.numel()
+        if any(int(torch.count_nonzero(part)) < count for part in changed):
+            several = torch.as_tensor(sum((part != 0).to(torch.uint8) for part in changed)) >= 2
+            count = int(torch.count_nonzero(several))
+        return int(torch.count_nonzero(opposite)) / count if count else 0.0
 
 
 def _summed(module: str, one: Input, deltas: Mapping[str, Delta]) -> ModuleDelta | None:
@@ -107,11 +129,18 @@ def _shape(module: str, changes: Sequence[ModuleDelta | None], weight: torch.Ten
     return outs.pop() or 1 if outs else 1, ins.pop() or 1 if ins else 1
 
 
-def _rows_of(change: ModuleDelta, rows: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:
+def _written(change: ModuleDelta | None, weight: torch.Tensor | None, out: torch.Tensor) -> torch.Tensor:
+    if change is not None and change.is_low_rank and change.low_rank is not None:
+        return low_rank_product(change.low_rank, torch.float32, out)
+    whole = None if change is None else dense(change, weight)[0]
+    return out.zero_() if whole is None else out.copy_(whole)
+
+
+def _rows_of(change: ModuleDelta, rows: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor | None:
     if change.low_rank is not None and change.is_low_rank:
         term = change.low_rank
         matrix, _ = dense(ModuleDelta(low_rank=LowRank(term.a, term.b[rows], term.scale)))
     else:
         whole, _ = dense(change, weight)
         matrix = None if whole is None else whole[rows]
-    return torch.zeros(len(rows), 1) if matrix is None else matrix
+    return matrix

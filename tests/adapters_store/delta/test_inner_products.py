@@ -7,6 +7,7 @@ from polyad.adapters_store.delta import (
     ModuleDelta,
     inner_product,
     module_inner_product,
+    module_inner_products,
     module_norm,
     norm,
     scale,
@@ -53,6 +54,18 @@ def test_blocks_do_not_matter(monkeypatch: pytest.MonkeyPatch, first: str, secon
     expected = float((matrix * matrix_2).sum() + bias @ bias_2)
     assert module_inner_product(one, other, weight) == pytest.approx(expected, rel=1e-11, abs=1e-11)
     assert module_norm(one, weight) == pytest.approx(float(torch.cat([matrix, bias[:, None]], 1).norm()), rel=1e-12)
+
+
+@pytest.mark.parametrize("kinds", [("low_rank",), TERMS], ids=["factors alone", "all terms"])
+def test_all_pairs_are_those_of_each_pair(kinds: tuple[str, ...]) -> None:
+    weight = torch.randn(9, 5, dtype=torch.float64)
+    changes = [random_module((9, 5), kinds, seed) for seed in range(3)]
+    for some in ([*changes], [*changes, None], [ModuleDelta(), *changes]):
+        found = module_inner_products(some, weight)
+        for one, row in zip(some, found, strict=True):
+            for other, value in zip(some, row, strict=True):
+                expected = 0.0 if one is None or other is None else module_inner_product(one, other, weight)
+                assert value == pytest.approx(expected, rel=1e-12, abs=1e-12)
 
 
 def test_scales_need_the_weight_and_nothing_else_does() -> None:

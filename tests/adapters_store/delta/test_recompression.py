@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -35,6 +37,48 @@ def test_it_is_the_truncated_svd(out_features: int, in_features: int, rank: int,
     assert result.term.rank == min(kept, rank, out_features, in_features)
     assert result.error == pytest.approx(float(s[kept:].norm()), abs=1e-12 * float(1 + s[0]))
     assert result.relative_error == pytest.approx(result.error / float(s.norm()), rel=1e-9, abs=1e-12)
+
+
+def narrow(term: LowRank) -> LowRank:
+    return LowRank(term.a.float(), term.b.float(), term.scale)
+
+
+def unbalanced(term: LowRank) -> LowRank:
+    """Large rows of A beside small columns of B, and the other way round."""
+    factor = torch.logspace(-6, 6, term.rank, dtype=torch.float64)
+    return LowRank(term.a * factor[:, None], term.b / factor, term.scale)
+
+
+def twice(term: LowRank) -> LowRank:
+    return LowRank(torch.cat([term.a, term.a]), torch.cat([term.b, 0.5 * term.b], 1), term.scale)
+
+
+def fading(term: LowRank) -> LowRank:
+    return LowRank(term.a * torch.logspace(0, -9, term.rank, dtype=torch.float64)[:, None], term.b, term.scale)
+
+
+@QUICK
+@given(
+    out_features=st.integers(1, 60),
+    in_features=st.integers(1, 60),
+    rank=st.integers(1, 24),
+    kept=st.integers(1, 24),
+    change=st.sampled_from([lambda term: term, unbalanced, twice, fading]),
+    seed=st.integers(0, 10**6),
+)
+def test_factors_in_float32_become_as_good_as_float32_is(
+    out_features: int, in_features: int, rank: int, kept: int, change: Callable[[LowRank], LowRank], seed: int
+) -> None:
+    term = narrow(change(random_term(out_features, in_features, rank, seed)))
+    exact = product(term)
+    s = torch.linalg.svdvals(exact)
+    result = recompress(term, rank=kept)
+    lost = float((exact - product(result.term)).norm())
+    least = float(s[kept:].norm())
+    assert lost <= least + 1e-6 * float(s[0])
+    assert result.error == pytest.approx(least, abs=1e-6 * float(s[0]))
+    assert result.term.rank <= kept
+    assert result.term.a.isfinite().all() and result.term.b.isfinite().all()
 
 
 @QUICK
