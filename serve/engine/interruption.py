@@ -12,12 +12,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from vllm.v1.request import Request
 
 from polyad.serve.engine.fair_share import Claim, Counters
 from polyad.serve.engine.seat_sharing import entitlements
+
+T = TypeVar("T")
 
 _SHARE_OF_STEP = 0.5
 
@@ -60,33 +62,36 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True)
-class _Step:
+class _Step(Generic[T]):
     number: int
-    claims: Sequence[Claim]
+    running: Sequence[T]
     seats: int
     until: float
 
 
-class Interruption:
+class Interruption(Generic[T]):
     """Of one engine: `begin` and `end` for each of its steps, and `arrive`, in any thread, for whoever comes."""
 
-    def __init__(self, served: Counters, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, served: Counters, claim: Callable[[T], Claim], clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._served = served
+        self._claim = claim
         self._clock = clock
         self._word = SharedNumber()
         self._number = 0
         self._began: float | None = None
         self._took = 0.0
         self._again = False
-        self._step: _Step | None = None
+        self._step: _Step[T] | None = None
 
-    def begin(self, claims: Sequence[Claim], seats: int) -> Mark | None:
-        """A step that can be broken off and done over, and who runs in it; what its worker must know, if it may be."""
+    def begin(self, running: Sequence[T], seats: int) -> Mark | None:
+        """A step that can be broken off and done over, and what runs in it; what its worker must know, if it may be."""
         self._began = self._clock()
         if self._again:
             return None
         self._number += 1
-        self._step = _Step(self._number, claims, seats, self._began + _SHARE_OF_STEP * self._took)
+        self._step = _Step(self._number, running, seats, self._began + _SHARE_OF_STEP * self._took)
         return Mark(self._number, self._word.path)
 
     def end(self, broken_off: bool) -> None:
@@ -98,15 +103,16 @@ class Interruption:
         if not broken_off:
             self._took = self._clock() - began
 
-    def arrive(self, claim: Claim) -> None:
+    def arrive(self, request: T) -> None:
         """A request has come. Whether it begins next is up to the scheduler."""
         step = self._step
-        if step is not None and self._clock() < step.until and self._may_break(step, claim):
+        if step is not None and self._clock() < step.until and self._may_break(step, self._claim(request)):
             self._word.write(step.number)
 
-    def _may_break(self, step: _Step, claim: Claim) -> bool:
-        entitled = entitlements({one.tenant: one.weight for one in (*step.claims, claim)}, step.seats)
-        held = Counter(one.tenant for one in step.claims)
+    def _may_break(self, step: _Step[T], claim: Claim) -> bool:
+        claims = [self._claim(one) for one in step.running]
+        entitled = entitlements({one.tenant: one.weight for one in (*claims, claim)}, step.seats)
+        held = Counter(one.tenant for one in claims)
         if held[claim.tenant] >= entitled[claim.tenant]:
             return False
         beyond = (tenant for tenant, seats in held.items() if seats > entitled[tenant])

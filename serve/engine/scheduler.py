@@ -37,9 +37,9 @@ class SlotScheduler(AsyncScheduler):
         self._seats = SeatSharing(self, self._fair_share, self._lockstep, claim_of)
         self._tokens_cost_time = self.vllm_config.device_config.device_type == "cpu"
         self._sitting_out: frozenset[str] = frozenset()
-        self._interruption = Interruption(self._fair_share.tenants)
+        self._interruption = Interruption(self._fair_share.tenants, claim_of)
         if self._interruptible:
-            AnnouncedRequest.listener = lambda request: self._interruption.arrive(claim_of(request))
+            AnnouncedRequest.listener = self._interruption.arrive
         # Or vLLM would admit by its own count.
         self.lora_config = None
 
@@ -105,7 +105,9 @@ class SlotScheduler(AsyncScheduler):
     def _interruptible(self) -> bool:
         """Whether one worker computes every step, whose layers leave nothing behind that a second time would change."""
         config, groups = self.vllm_config, self.kv_cache_config.kv_cache_groups
-        alone = config.parallel_config.world_size == 1 and self.connector is None and self.ec_connector is None
+        alone = (
+            config.parallel_config.world_size_across_dp == 1 and self.connector is None and self.ec_connector is None
+        )
         in_turns = not config.scheduler_config.async_scheduling and not self.num_spec_tokens
         plain = len(groups) == 1 and type(groups[0].kv_cache_spec) is FullAttentionSpec
         return self._tokens_cost_time and alone and in_turns and plain
@@ -121,7 +123,7 @@ class SlotScheduler(AsyncScheduler):
             return None
         if any(request.num_computed_tokens % self.block_size == 0 for request in running):
             return None
-        return self._interruption.begin([claim_of(request) for request in running], self.max_num_active_reqs)
+        return self._interruption.begin(running, self.max_num_active_reqs)
 
     def _take_back(self, scheduled: dict[str, int]) -> None:
         """These tokens were not computed after all."""

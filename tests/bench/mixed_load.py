@@ -4,7 +4,7 @@ import asyncio
 import json
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -172,13 +172,22 @@ class Client:
             await answer.aread()
             return str(answer.status_code)
         done, failed, taken = False, False, 0
-        async for line in answer.aiter_lines():
-            done |= line == "data: [DONE]"
-            failed |= line.startswith("data: {") and "error" in json.loads(line.removeprefix("data: "))
-            taken += line.startswith("data: ")
+        async for line in lines(answer):
+            done |= line == b"data: [DONE]"
+            failed |= line.startswith(b"data: {") and "error" in json.loads(line.removeprefix(b"data: "))
+            taken += line.startswith(b"data: ")
             if taken >= tokens:
                 return "left"
         return "stream error" if failed else "200" if done else "cut"
+
+
+async def lines(answer: httpx.Response) -> AsyncIterator[bytes]:
+    """Its whole lines. httpx also ends lines where a model says a separator of Unicode's."""
+    rest = b""
+    async for piece in answer.aiter_bytes():
+        *whole, rest = (rest + piece).split(b"\n")
+        for line in whole:
+            yield line.rstrip(b"\r")
 
 
 async def change(adapters: Adapters) -> None:

@@ -26,7 +26,7 @@ class Steps:
         self.now = 0.0
         self.served = Counters()
         self.served.add("flood", 100.0)
-        self._interruption = Interruption(self.served, lambda: self.now)
+        self._interruption = Interruption(self.served, lambda claim: claim, lambda: self.now)
 
     def begin(self, claims: list[Claim] = FLOOD) -> Mark | None:
         return self._interruption.begin(claims, SEATS)
