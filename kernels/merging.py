@@ -53,9 +53,11 @@ def elect(
     weighted: bool,
     frequency: bool,
     zero_is_positive: bool,
+    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """The mean of what agrees with the elected sign, element by element; all tasks of one shape."""
-    out = torch.empty_like(tasks[0])
+    """The mean of what agrees with the elected sign, element by element; all tasks of one shape. `out` may be one of
+    them."""
+    out = torch.empty_like(tasks[0]) if out is None else out
     pointers = torch.tensor([task.data_ptr() for task in tasks], dtype=torch.int64)
     shares = torch.tensor(weights, dtype=torch.float32)
     rule = (_DIVIDE[divide], weighted, frequency, zero_is_positive)

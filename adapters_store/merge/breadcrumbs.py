@@ -23,13 +23,12 @@ def _trim(tensors: Tensors) -> None:
 
 def _breadcrumbs(tensors: Tensors) -> torch.Tensor:
     _trim(tensors)
-    return total(tensors.tasks, tensors.weights).mul_(tensors.values["scale"])
+    return total(tensors.tasks, tensors.weights, scale=tensors.values["scale"])
 
 
 def _breadcrumbs_ties(tensors: Tensors) -> torch.Tensor:
     _trim(tensors)
-    result = agreeing(tensors.tasks, tensors.weights, _UNDIVIDED)
-    return result.mul_(tensors.values["scale"])
+    return agreeing(tensors.tasks, tensors.weights, _UNDIVIDED, tensors.values["scale"])
 
 
 _UNDIVIDED = Election(weighted=True, divide="none")

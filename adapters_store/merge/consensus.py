@@ -33,16 +33,31 @@ COUNTED = Election(weighted=False, divide="count")
 PAPER = Election(weighted=False, divide="count", zero="majority")
 
 
-def total(tasks: Sequence[torch.Tensor], weights: Sequence[float], divisor: float = 1.0) -> torch.Tensor:
-    """The weighted sum, over `divisor`."""
+def total(
+    tasks: Sequence[torch.Tensor], weights: Sequence[float], divisor: float = 1.0, scale: float = 1.0
+) -> torch.Tensor:
+    """The weighted sum, over `divisor`; times `scale`."""
     result = tasks[0] * (weights[0] / divisor)
     for task, weight in zip(tasks[1:], weights[1:], strict=True):
         result.add_(task, alpha=weight / divisor)
-    return result
+    return _scaled(result, scale)
 
 
-def agreeing(tasks: Sequence[torch.Tensor], weights: Sequence[float], election: Election) -> torch.Tensor:
-    """The mean of what agrees with the elected sign, element by element; zero where nothing does."""
+def agreeing(
+    tasks: Sequence[torch.Tensor], weights: Sequence[float], election: Election, scale: float = 1.0
+) -> torch.Tensor:
+    """The mean of what agrees with the elected sign, element by element, times `scale`; zero where nothing does.
+
+    It may be written over the first task.
+    """
+    return _scaled(_elected(tasks, weights, election), scale)
+
+
+def _scaled(result: torch.Tensor, scale: float) -> torch.Tensor:
+    return result if scale == 1 else result.mul_(scale)
+
+
+def _elected(tasks: Sequence[torch.Tensor], weights: Sequence[float], election: Election) -> torch.Tensor:
     zero_is_positive = election.zero == "positive" or _mostly_positive(tasks)
     if merging.takes(*tasks):
         return merging.elect(
@@ -52,6 +67,7 @@ def agreeing(tasks: Sequence[torch.Tensor], weights: Sequence[float], election: 
             weighted=election.weighted and not election.frequency,
             frequency=election.frequency,
             zero_is_positive=zero_is_positive,
+            out=tasks[0],
         )
 
     def block(parts: list[torch.Tensor]) -> torch.Tensor:

@@ -25,12 +25,12 @@ def _drop(tensors: Tensors) -> None:
 
 def _dare_linear(tensors: Tensors) -> torch.Tensor:
     _drop(tensors)
-    return total(tensors.tasks, tensors.weights).mul_(tensors.values["scale"])
+    return total(tensors.tasks, tensors.weights, scale=tensors.values["scale"])
 
 
 def _dare_ties(tensors: Tensors) -> torch.Tensor:
     _drop(tensors)
-    return agreeing(tensors.tasks, tensors.weights, election(tensors.values)).mul_(tensors.values["scale"])
+    return agreeing(tensors.tasks, tensors.weights, election(tensors.values), tensors.values["scale"])
 
 
 DARE_LINEAR = Method(

@@ -32,12 +32,12 @@ def _drop(tensors: Tensors) -> None:
 def _della(tensors: Tensors) -> torch.Tensor:
     _drop(tensors)
     rule = WEIGHTED if tensors.values["normalize"] else dataclasses.replace(WEIGHTED, divide="none")
-    return agreeing(tensors.tasks, tensors.weights, rule).mul_(tensors.values["scale"])
+    return agreeing(tensors.tasks, tensors.weights, rule, tensors.values["scale"])
 
 
 def _della_linear(tensors: Tensors) -> torch.Tensor:
     _drop(tensors)
-    return total(tensors.tasks, tensors.weights).mul_(tensors.values["scale"])
+    return total(tensors.tasks, tensors.weights, scale=tensors.values["scale"])
 
 
 _EPSILON = Parameter(name="epsilon", default=0.15, low=0, high=0.5, open_high=True)

@@ -17,7 +17,7 @@ def trim_by_magnitude(tensors: Tensors) -> None:
 
 def _magnitude_prune(tensors: Tensors) -> torch.Tensor:
     trim_by_magnitude(tensors)
-    return total(tensors.tasks, tensors.weights).mul_(tensors.values["scale"])
+    return total(tensors.tasks, tensors.weights, scale=tensors.values["scale"])
 
 
 def _graft(tensors: Tensors) -> torch.Tensor:
@@ -29,7 +29,7 @@ def _graft(tensors: Tensors) -> torch.Tensor:
         if mask.shape != task.shape:
             raise InvalidInput(f"statistics: {tensors.name}", tuple(mask.shape), str(tuple(task.shape)))
         task.mul_(mask)
-    return total(tensors.tasks, tensors.weights).mul_(tensors.values["scale"])
+    return total(tensors.tasks, tensors.weights, scale=tensors.values["scale"])
 
 
 MAGNITUDE_PRUNE = Method(

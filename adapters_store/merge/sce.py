@@ -24,7 +24,7 @@ def _sce(tensors: Tensors) -> torch.Tensor:
     energies = [float(task.square().mean(dtype=torch.float64)) for task in tasks]
     whole = sum(energies)
     weights = [energy / whole for energy in energies] if whole > 0 else [1 / len(tasks)] * len(tasks)
-    return agreeing(tasks, weights, _RULE).mul_(tensors.values["scale"])
+    return agreeing(tasks, weights, _RULE, tensors.values["scale"])
 
 
 def _most_varied(tasks: list[torch.Tensor], select: float) -> torch.Tensor:

@@ -30,7 +30,7 @@ def election(values: Values) -> Election:
 
 def _ties(tensors: Tensors) -> torch.Tensor:
     trim_by_magnitude(tensors)
-    return agreeing(tensors.tasks, tensors.weights, election(tensors.values)).mul_(tensors.values["scale"])
+    return agreeing(tensors.tasks, tensors.weights, election(tensors.values), tensors.values["scale"])
 
 
 TIES = Method(
