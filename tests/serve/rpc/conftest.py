@@ -36,7 +36,7 @@ class Words:
         from polyad.serve.engine.generation import Piece
 
         self.asked.append((current_caller.get().tenant, body))
-        said = body.get("prompt") or body["messages"][-1]["content"]
+        said = body["prompt"] if "prompt" in body else body["messages"][-1]["content"]
         try:
             words = said.split() or [""]
             for word in words[:-1]:
