@@ -1,5 +1,6 @@
 """The worker's side of a step that is broken off: looks, at each layer's attention, whether it is to go on."""
 
+import logging
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 from vllm.v1.outputs import ModelRunnerOutput
 
 from polyad.serve.engine.interruption import Mark, NumberReader
+
+logger = logging.getLogger(__name__)
 
 
 class StepBrokenOff(Exception):
@@ -20,6 +23,7 @@ class InterruptibleRunner:
     broken_off = 0
     _mark: Mark | None = None
     _reader: NumberReader | None = None
+    _blind = False
 
     def load_model(self, *args: Any, **kwargs: Any) -> None:
         runner: Any = super()
@@ -30,11 +34,9 @@ class InterruptibleRunner:
 
     def execute_model(self, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
         runner: Any = super()
-        self._mark = getattr(scheduler_output, "polyad_mark", None)
+        self._mark = self._seen(getattr(scheduler_output, "polyad_mark", None))
         if self._mark is None:
             return runner.execute_model(scheduler_output, *args, **kwargs)
-        if self._reader is None:
-            self._reader = NumberReader(self._mark.path)
         try:
             return runner.execute_model(scheduler_output, *args, **kwargs)
         except StepBrokenOff:
@@ -42,6 +44,19 @@ class InterruptibleRunner:
             return nothing_said(scheduler_output)
         finally:
             self._mark = None
+
+    def _seen(self, mark: Mark | None) -> Mark | None:
+        """The mark, if its number can be looked at."""
+        if mark is None or self._blind:
+            return None
+        if self._reader is None:
+            try:
+                self._reader = NumberReader(mark.path)
+            except OSError as error:
+                self._blind = True
+                logger.warning("steps of this engine are not broken off: %s", error)
+                return None
+        return mark
 
     def _looking(self, forward: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(forward)
