@@ -81,17 +81,21 @@ class Interruption(Generic[T]):
         self._word = SharedNumber()
         self._number = 0
         self._began: float | None = None
-        self._took = 0.0
+        self._tokens = 0
+        self._took: dict[int, float] = {}
         self._again = False
         self._step: _Step[T] | None = None
 
-    def begin(self, running: Sequence[T], seats: int) -> Mark | None:
-        """A step that can be broken off and done over, and what runs in it; what its worker must know, if it may be."""
-        self._began = self._clock()
+    def begin(self, running: Sequence[T], seats: int, tokens: int) -> Mark | None:
+        """A step that can be broken off and done over, what runs in it, and how many tokens it computes; what its
+        worker must know, if it may be."""
+        self._began, self._tokens = self._clock(), tokens
         if self._again:
             return None
         self._number += 1
-        self._step = _Step(self._number, running, seats, self._began + _SHARE_OF_STEP * self._took)
+        # as long as the last one of about as many tokens took
+        until = self._began + _SHARE_OF_STEP * self._took.get(tokens.bit_length(), 0.0)
+        self._step = _Step(self._number, running, seats, until)
         return Mark(self._number, self._word.path)
 
     def end(self, broken_off: bool) -> None:
@@ -101,7 +105,7 @@ class Interruption(Generic[T]):
             return
         self._again = broken_off
         if not broken_off:
-            self._took = self._clock() - began
+            self._took[self._tokens.bit_length()] = self._clock() - began
 
     def arrive(self, request: T) -> None:
         """A request has come. Whether it begins next is up to the scheduler."""

@@ -113,17 +113,20 @@ class SlotScheduler(AsyncScheduler):
         return self._tokens_cost_time and alone and in_turns and plain
 
     def _mark(self, scheduled: Any) -> Mark | None:
-        """For the worker, if this step may be broken off: one token of each, and none that fills a block, which is in
-        the prefix cache before it is computed."""
-        if not self._interruptible or self._lockstep or scheduled.scheduled_new_reqs:
+        """For the worker, if this step may be broken off: nothing of it is in a cache before it is computed."""
+        if not self._interruptible or self._lockstep:
             return None
         tokens = scheduled.num_scheduled_tokens
         running = [self.requests[name] for name in tokens]
-        if not running or any(number > 1 for number in tokens.values()):
+        if not running or any(self._leaves_something(request, tokens[request.request_id]) for request in running):
             return None
-        if any(request.num_computed_tokens % self.block_size == 0 for request in running):
-            return None
-        return self._interruption.begin(running, self.max_num_active_reqs)
+        return self._interruption.begin(running, self.max_num_active_reqs, scheduled.total_num_scheduled_tokens)
+
+    def _leaves_something(self, request: Request, tokens: int) -> bool:
+        """Whether its tokens of this step, which are counted already, fill a block, or use up an image."""
+        after = request.num_computed_tokens
+        fills = after // self.block_size > (after - tokens) // self.block_size
+        return request.has_encoder_inputs or (fills and self.kv_cache_manager.enable_caching)
 
     def _take_back(self, scheduled: dict[str, int]) -> None:
         """These tokens were not computed after all."""

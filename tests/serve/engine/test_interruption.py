@@ -28,17 +28,17 @@ class Steps:
         self.served.add("flood", 100.0)
         self._interruption = Interruption(self.served, lambda claim: claim, lambda: self.now)
 
-    def begin(self, claims: list[Claim] = FLOOD) -> Mark | None:
-        return self._interruption.begin(claims, SEATS)
+    def begin(self, claims: list[Claim] = FLOOD, tokens: int = 4) -> Mark | None:
+        return self._interruption.begin(claims, SEATS, tokens)
 
-    def whole(self, claims: list[Claim] = FLOOD) -> None:
-        self.begin(claims)
-        self.now += STEP_S
+    def whole(self, claims: list[Claim] = FLOOD, tokens: int = 4, seconds: float = STEP_S) -> None:
+        self.begin(claims, tokens)
+        self.now += seconds
         self._interruption.end(broken_off=False)
 
-    def broken_by(self, claim: Claim, after: float = 0.01, claims: list[Claim] = FLOOD) -> bool:
+    def broken_by(self, claim: Claim, after: float = 0.01, claims: list[Claim] = FLOOD, tokens: int = 4) -> bool:
         """Whether a request that comes so long after a step began breaks it off."""
-        mark = self.begin(claims)
+        mark = self.begin(claims, tokens)
         self.now += after
         self._interruption.arrive(claim)
         broken = mark is not None and NumberReader(mark.path).read() == mark.step
@@ -77,6 +77,14 @@ def test_a_flood_is_broken_off_for_who_comes_in_the_first_half_of_its_step(steps
     assert steps.broken_by(SMALL, after=0.49 * STEP_S)
     steps.whole()
     assert not steps.broken_by(SMALL, after=0.51 * STEP_S)
+
+
+def test_a_step_is_as_long_as_the_last_of_about_as_many_tokens(steps: Steps) -> None:
+    assert not steps.broken_by(SMALL, after=0.9 * STEP_S, tokens=100)
+    steps.whole(tokens=120, seconds=2 * STEP_S)
+    assert steps.broken_by(SMALL, after=0.9 * STEP_S, tokens=100)
+    steps.whole(tokens=100, seconds=2 * STEP_S)
+    assert not steps.broken_by(SMALL, after=0.9 * STEP_S, tokens=5)
 
 
 def test_nothing_is_known_of_the_first_step() -> None:
@@ -145,16 +153,20 @@ def test_whatever_is_broken_off_everybody_gets_all_tokens(simulate: Callable[...
             assert request.num_output_tokens == request.max_tokens
 
 
-def test_steps_that_leave_something_behind_are_not_broken_off(simulate: Callable[..., Simulation]) -> None:
+@pytest.mark.parametrize(("caching", "refused"), [(True, [16, 32, 48]), (False, [])])
+def test_steps_that_leave_something_behind_are_not_broken_off(
+    simulate: Callable[..., Simulation], caching: bool, refused: list[int]
+) -> None:
     simulation = simulate(places=4)
+    simulation.scheduler.kv_cache_manager.enable_caching = caching
     request = simulation.add(None, 60, prompt=4)
     marked = []
     while not request.is_finished():
         scheduled = simulation.scheduler.schedule()
         marked.append((request.num_computed_tokens, scheduled.polyad_mark is not None))
         simulation.say(scheduled)
-    # not a prompt, nor a token that fills a block of 16
-    assert [at for at, may in marked if not may] == [4, 16, 32, 48]
+    # a token that fills a block of 16
+    assert [at for at, may in marked if not may] == refused
 
 
 def test_a_real_engine_says_the_same_whatever_is_broken_off(base_model: Path) -> None:
