@@ -3,7 +3,8 @@
 Whoever comes waits for the end of the step that it meets, and on a CPU a step takes the longer the more runs in it. So
 a step in which a tenant has more than its share is broken off, between two layers of the model, for a request of a
 tenant within its own: that one begins, and what was broken off is computed again. The price is bounded: only in the
-first half of the time that such a step takes, and never the step that does a broken one over, so that all get on.
+first half of the time that such a step takes, and none of the two steps that follow, in one of which it is done over:
+nobody sits out two in a row.
 """
 
 import mmap
@@ -22,6 +23,7 @@ from polyad.serve.engine.seat_sharing import entitlements
 T = TypeVar("T")
 
 _SHARE_OF_STEP = 0.5
+_WHOLE_STEPS_BETWEEN = 2
 
 
 class SharedNumber:
@@ -83,14 +85,14 @@ class Interruption(Generic[T]):
         self._began: float | None = None
         self._tokens = 0
         self._took: dict[int, float] = {}
-        self._again = False
+        self._whole_left = 0
         self._step: _Step[T] | None = None
 
     def begin(self, running: Sequence[T], seats: int, tokens: int) -> Mark | None:
         """A step that can be broken off and done over, what runs in it, and how many tokens it computes; what its
         worker must know, if it may be."""
         self._began, self._tokens = self._clock(), tokens
-        if self._again:
+        if self._whole_left:
             return None
         self._number += 1
         # as long as the last one of about as many tokens took
@@ -103,8 +105,10 @@ class Interruption(Generic[T]):
         began, self._began, self._step = self._began, None, None
         if began is None:
             return
-        self._again = broken_off
-        if not broken_off:
+        if broken_off:
+            self._whole_left = _WHOLE_STEPS_BETWEEN
+        else:
+            self._whole_left = max(self._whole_left - 1, 0)
             self._took[self._tokens.bit_length()] = self._clock() - began
 
     def arrive(self, request: T) -> None:

@@ -49,12 +49,12 @@ class SlotScheduler(AsyncScheduler):
 
     def schedule(self, *args: Any, **kwargs: Any) -> Any:
         self._line_up()
-        self._sitting_out = frozenset()
+        sat_out, self._sitting_out = self._sitting_out, frozenset()
         if self.waiting and self._admission.has_slots(self._demand(self.waiting.peek_request())):
             if self._seats.make_room():
                 self._line_up()
             if self._tokens_cost_time:
-                self._sitting_out = self._seats.sit_out()
+                self._sitting_out = self._seats.sit_out() - sat_out
         if self._lockstep:
             self._lockstep.plan()
             self._groups.begin(time.time())

@@ -10,7 +10,7 @@ tenants take seats from each other, and floods take none. Nor does a fusion: it 
 end, and would not come by that with a seat at a time.
 
 Where a step takes the longer the more runs in it, which is so on a CPU, those who ask for more than their share, and
-were served more before, also sit out the one step in which such a request begins.
+were served more before, also sit out the one step in which such a request begins; nobody sits out two in a row.
 """
 
 from collections import Counter

@@ -76,6 +76,7 @@ def test_a_number_is_seen_by_another_process_and_gone_with_the_one_that_wrote_it
 def test_a_flood_is_broken_off_for_who_comes_in_the_first_half_of_its_step(steps: Steps) -> None:
     assert steps.broken_by(SMALL, after=0.49 * STEP_S)
     steps.whole()
+    steps.whole()
     assert not steps.broken_by(SMALL, after=0.51 * STEP_S)
 
 
@@ -83,7 +84,8 @@ def test_a_step_is_as_long_as_the_last_of_about_as_many_tokens(steps: Steps) -> 
     assert not steps.broken_by(SMALL, after=0.9 * STEP_S, tokens=100)
     steps.whole(tokens=120, seconds=2 * STEP_S)
     assert steps.broken_by(SMALL, after=0.9 * STEP_S, tokens=100)
-    steps.whole(tokens=100, seconds=2 * STEP_S)
+    for _ in range(2):
+        steps.whole(tokens=100, seconds=2 * STEP_S)
     assert not steps.broken_by(SMALL, after=0.9 * STEP_S, tokens=5)
 
 
@@ -91,8 +93,21 @@ def test_nothing_is_known_of_the_first_step() -> None:
     assert not Steps().broken_by(SMALL, after=0)
 
 
-def test_a_step_that_is_done_over_goes_to_its_end(steps: Steps) -> None:
-    assert [steps.broken_by(SMALL) for _ in range(5)] == [True, False, True, False, True]
+def test_the_two_steps_after_one_that_is_broken_off_go_to_their_end(steps: Steps) -> None:
+    assert [steps.broken_by(SMALL) for _ in range(7)] == [True, False, False, True, False, False, True]
+
+
+def test_a_flood_gets_on_whoever_comes(simulate: Callable[..., Simulation]) -> None:
+    """In every step another tenant comes, for which it is broken off wherever it may be, and sat out."""
+    simulation = simulate(places=8)
+    flood = [simulation.add(None, 900, tenant="flood") for _ in range(5)]
+    simulation.run(0.2)
+    before = sum(one.num_output_tokens for one in flood)
+    for number in range(300):
+        simulation.add(None, 1, tenant=f"small-{number}")
+        simulation.step(break_off=True)
+    assert simulation.broken_off > 50
+    assert sum(one.num_output_tokens for one in flood) - before >= 5 * 300 / 3
 
 
 def test_who_comes_between_two_steps_breaks_none(steps: Steps) -> None:
@@ -147,7 +162,7 @@ def test_whatever_is_broken_off_everybody_gets_all_tokens(simulate: Callable[...
             simulation.cancel(gone)
         simulation.step(break_off=chance.random() < 0.5)
     simulation.run_until(lambda: not simulation.scheduler.has_unfinished_requests(), seconds=600)
-    assert simulation.broken_off > 30
+    assert simulation.broken_off > 20
     for name, request in simulation.requests.items():
         if name not in simulation.cancelled:
             assert request.num_output_tokens == request.max_tokens
