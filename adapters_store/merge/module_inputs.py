@@ -97,7 +97,7 @@ class ModuleInputs:
         opposite = (reduce(torch.minimum, changed) < 0) & (reduce(torch.maximum, changed) > 0)
         count = opposite.numel()
         if any(int(torch.count_nonzero(part)) < count for part in changed):
-            several = torch.as_tensor(sum((part != 0).to(torch.uint8) for part in changed)) >= 2
+            several = torch.as_tensor(sum((part != 0).to(torch.int32) for part in changed)) >= 2
             count = int(torch.count_nonzero(several))
         return int(torch.count_nonzero(opposite)) / count if count else 0.0
 
