@@ -4,8 +4,10 @@ A task vector is a tensor of any shape, float32, in one piece, on a CPU, that ho
 Without a C++ compiler at installation, none is, and those who ask compute in torch.
 """
 
+import math
+import struct
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 
@@ -18,7 +20,8 @@ else:
 
 Divide = Literal["none", "weights", "count"]
 
-# csrc/merging.cpp has the same numbers.
+# csrc/merging.cpp has the same fields and numbers.
+_ROW = struct.Struct("qffff")
 _DIVIDE: dict[Divide, int] = {"none": 0, "weights": 1, "count": 2}
 
 
@@ -34,10 +37,11 @@ def kth_largest(task: torch.Tensor, k: int) -> float:
     return _merging.select(LANES, task.data_ptr(), task.numel(), k)
 
 
-def keep_band(task: torch.Tensor, dropped: int, kept: int) -> torch.Tensor:
-    """Keep, in place, the `kept` magnitudes that follow the `dropped` largest; of equal ones the first are larger."""
-    _merging.keep_band(LANES, task.data_ptr(), task.numel(), dropped, kept)
-    return task
+def band(task: torch.Tensor, dropped: int, kept: int) -> tuple[float, float]:
+    """Where the magnitudes lie that follow the `dropped` largest, `kept` of them: from the first number to below the
+    second. Of equal ones the first are larger; those that no bound tells from the others become zero, in place.
+    """
+    return _merging.band(LANES, task.data_ptr(), task.numel(), dropped, kept)
 
 
 def drop(task: torch.Tensor, key: int, limit: int) -> tuple[float, float]:
@@ -45,24 +49,53 @@ def drop(task: torch.Tensor, key: int, limit: int) -> tuple[float, float]:
     return _merging.drop(LANES, task.data_ptr(), task.numel(), key, limit)
 
 
+class Task(NamedTuple):
+    """A task vector of which the magnitudes from `low` to below `end` count, times `factor`; and its weight."""
+
+    values: torch.Tensor
+    weight: float
+    factor: float = 1.0
+    low: float = 0.0
+    end: float = math.inf
+
+
+def sum_up(tasks: Sequence[Task], out: torch.Tensor) -> torch.Tensor:
+    """The weighted sum, element by element; all of one shape. `out` may be one of them."""
+    return _combine(tasks, out, elect=False)
+
+
 def elect(
-    tasks: Sequence[torch.Tensor],
-    weights: Sequence[float],
+    tasks: Sequence[Task],
+    out: torch.Tensor,
     *,
     divide: Divide,
     weighted: bool,
     frequency: bool,
     zero_is_positive: bool,
-    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """The mean of what agrees with the elected sign, element by element; all tasks of one shape. `out` may be one of
-    them."""
-    out = torch.empty_like(tasks[0]) if out is None else out
-    pointers = torch.tensor([task.data_ptr() for task in tasks], dtype=torch.int64)
-    shares = torch.tensor(weights, dtype=torch.float32)
-    rule = (_DIVIDE[divide], weighted, frequency, zero_is_positive)
-    _merging.elect(LANES, pointers.data_ptr(), shares.data_ptr(), len(tasks), *rule, out.numel(), out.data_ptr())
+    """The mean of what agrees with the elected sign, element by element; all of one shape. `out` may be one of them."""
+    rule = (_DIVIDE[divide], True, weighted, frequency, zero_is_positive)
+    return _combine(tasks, out, *rule)
+
+
+def _combine(
+    tasks: Sequence[Task],
+    out: torch.Tensor,
+    divide: int = 0,
+    elect: bool = True,
+    weighted: bool = False,
+    frequency: bool = False,
+    zero_is_positive: bool = True,
+) -> torch.Tensor:
+    rows = b"".join(_ROW.pack(task.values.data_ptr(), *task[1:]) for task in tasks)
+    rule = (divide, elect, weighted, frequency, zero_is_positive)
+    _merging.combine(LANES, rows, len(tasks), *rule, out.numel(), out.data_ptr())
     return out
+
+
+def squared(values: torch.Tensor) -> float:
+    """The sum of the squares, in float64."""
+    return _merging.squared(LANES, values.data_ptr(), values.numel())
 
 
 def count_nonzero(values: torch.Tensor) -> int:
@@ -75,5 +108,5 @@ def nonzero(values: torch.Tensor, index_dtype: torch.dtype) -> tuple[torch.Tenso
     found = count_nonzero(values)
     indices, kept = torch.empty(found, dtype=index_dtype), torch.empty(found)
     wide = index_dtype == torch.int64
-    _merging.gather(LANES, values.data_ptr(), found, indices.data_ptr(), wide, kept.data_ptr())
+    _merging.gather(LANES, values.data_ptr(), values.numel(), found, indices.data_ptr(), wide, kept.data_ptr())
     return indices, kept

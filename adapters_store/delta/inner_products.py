@@ -14,6 +14,7 @@ from polyad.adapters_store.delta.dense_form import checked_weight, scaled_weight
 from polyad.adapters_store.delta.low_rank import LowRank
 from polyad.adapters_store.delta.module_delta import ModuleDelta
 from polyad.adapters_store.delta.sparse import Sparse
+from polyad.kernels import merging
 
 _BLOCK_ELEMENTS = 2**21
 
@@ -82,8 +83,9 @@ def _sparse_product(one: Sparse | None, other: Sparse | None) -> float:
     if one is None or other is None or not one.count or not other.count:
         return 0.0
     if one.indices is other.indices:
-        values_K = one.values.double()
-        return float(values_K @ (values_K if one.values is other.values else other.values.double()))
+        if one.values is other.values and merging.takes(one.values):
+            return merging.squared(one.values)
+        return float(one.values.double() @ other.values.double())
     places = torch.searchsorted(other.indices, one.indices).clamp_(max=other.count - 1)
     shared = other.indices[places] == one.indices
     return float((one.values.double() * other.values[places].double() * shared).sum())

@@ -11,24 +11,25 @@ from polyad.adapters_store.merge.consensus import Election, agreeing, total
 from polyad.adapters_store.merge.method import Form, Method, Tensors
 from polyad.adapters_store.merge.parameter import SCALE, Parameter, share
 from polyad.adapters_store.merge.trim import outliers, row_outliers
+from polyad.adapters_store.merge.trimmed import Trimmed
 
 
-def _trim(tensors: Tensors) -> None:
+def _trimmed(tensors: Tensors) -> list[Trimmed]:
     trim = row_outliers if tensors.values["variant"] == "paper" else outliers
+    trimmed = []
     for task, kept, drop_top in zip(tensors.tasks, tensors.each("keep"), tensors.each("drop_top"), strict=True):
         if trim is row_outliers and kept + drop_top > 1:
             raise InvalidInput("drop_top", drop_top, f"at most {1 - kept:g}: drop_top and keep are shares of one whole")
-        trim(task, kept, drop_top)
+        trimmed.append(trim(task, kept, drop_top))
+    return trimmed
 
 
 def _breadcrumbs(tensors: Tensors) -> torch.Tensor:
-    _trim(tensors)
-    return total(tensors.tasks, tensors.weights, scale=tensors.values["scale"])
+    return total(_trimmed(tensors), tensors.weights, scale=tensors.values["scale"])
 
 
 def _breadcrumbs_ties(tensors: Tensors) -> torch.Tensor:
-    _trim(tensors)
-    return agreeing(tensors.tasks, tensors.weights, _UNDIVIDED, tensors.values["scale"])
+    return agreeing(_trimmed(tensors), tensors.weights, _UNDIVIDED, tensors.values["scale"])
 
 
 _UNDIVIDED = Election(weighted=True, divide="none")

@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 
+from polyad.adapters_store.merge.trimmed import Trimmed, whole
 from polyad.kernels import merging
 
 _BLOCK = 2**17
@@ -33,47 +34,58 @@ COUNTED = Election(weighted=False, divide="count")
 PAPER = Election(weighted=False, divide="count", zero="majority")
 
 
-def total(
-    tasks: Sequence[torch.Tensor], weights: Sequence[float], divisor: float = 1.0, scale: float = 1.0
-) -> torch.Tensor:
-    """The weighted sum, over `divisor`; times `scale`."""
-    result = tasks[0] * (weights[0] / divisor)
-    for task, weight in zip(tasks[1:], weights[1:], strict=True):
-        result.add_(task, alpha=weight / divisor)
-    return _scaled(result, scale)
+def total(tasks: Sequence[Trimmed], weights: Sequence[float], divisor: float = 1.0, scale: float = 1.0) -> torch.Tensor:
+    """The weighted sum, over `divisor`; times `scale`. It may be written over the first task."""
+    shares = [weight / divisor for weight in weights]
+    if _native(tasks):
+        return _scaled(merging.sum_up(_weighted(tasks, shares), tasks[0].task), scale)
+    return _scaled(_sum([task.written() for task in tasks], shares), scale)
 
 
 def agreeing(
-    tasks: Sequence[torch.Tensor], weights: Sequence[float], election: Election, scale: float = 1.0
+    tasks: Sequence[Trimmed], weights: Sequence[float], election: Election, scale: float = 1.0
 ) -> torch.Tensor:
     """The mean of what agrees with the elected sign, element by element, times `scale`; zero where nothing does.
 
     It may be written over the first task.
     """
-    return _scaled(_elected(tasks, weights, election), scale)
+    if election.zero == "majority":
+        tasks = whole(task.written() for task in tasks)
+    zero_is_positive = election.zero == "positive" or _mostly_positive([task.task for task in tasks])
+    if not _native(tasks):
+        written = [task.written() for task in tasks]
+        return _scaled(_in_blocks(written, lambda parts: _agreeing(parts, weights, election, zero_is_positive)), scale)
+    elected = merging.elect(
+        _weighted(tasks, weights),
+        tasks[0].task,
+        divide=election.divide,
+        weighted=election.weighted and not election.frequency,
+        frequency=election.frequency,
+        zero_is_positive=zero_is_positive,
+    )
+    return _scaled(elected, scale)
+
+
+def _native(tasks: Sequence[Trimmed]) -> bool:
+    return merging.takes(*(task.task for task in tasks))
+
+
+def _weighted(tasks: Sequence[Trimmed], weights: Sequence[float]) -> list[merging.Task]:
+    return [
+        merging.Task(task.task, weight, task.factor, task.low, task.end)
+        for task, weight in zip(tasks, weights, strict=True)
+    ]
+
+
+def _sum(tasks: Sequence[torch.Tensor], weights: Sequence[float]) -> torch.Tensor:
+    result = tasks[0] * weights[0]
+    for task, weight in zip(tasks[1:], weights[1:], strict=True):
+        result.add_(task, alpha=weight)
+    return result
 
 
 def _scaled(result: torch.Tensor, scale: float) -> torch.Tensor:
     return result if scale == 1 else result.mul_(scale)
-
-
-def _elected(tasks: Sequence[torch.Tensor], weights: Sequence[float], election: Election) -> torch.Tensor:
-    zero_is_positive = election.zero == "positive" or _mostly_positive(tasks)
-    if merging.takes(*tasks):
-        return merging.elect(
-            tasks,
-            weights,
-            divide=election.divide,
-            weighted=election.weighted and not election.frequency,
-            frequency=election.frequency,
-            zero_is_positive=zero_is_positive,
-            out=tasks[0],
-        )
-
-    def block(parts: list[torch.Tensor]) -> torch.Tensor:
-        return _agreeing(parts, weights, election, zero_is_positive)
-
-    return _in_blocks(tasks, block)
 
 
 def _agreeing(
@@ -81,7 +93,7 @@ def _agreeing(
 ) -> torch.Tensor:
     ballots = [part.sign() if election.frequency else part for part in parts]
     counts = election.frequency or not election.weighted
-    elected = total(ballots, [1.0] * len(parts) if counts else weights)
+    elected = _sum(ballots, [1.0] * len(parts) if counts else weights)
     positive = elected.ge(0) if zero_is_positive else elected.gt(0)
     # +1 or -1: a part agrees where its product with it is above zero
     side = positive.to(parts[0].dtype).mul_(2).sub_(1)
@@ -103,7 +115,7 @@ def _agreeing(
 
 
 def _mostly_positive(tasks: Sequence[torch.Tensor]) -> bool:
-    signs = _in_blocks(tasks, lambda parts: total(parts, [1.0] * len(parts)).sign_())
+    signs = _in_blocks(tasks, lambda parts: _sum(parts, [1.0] * len(parts)).sign_())
     return float(signs.sum(dtype=torch.float64)) >= 0
 
 

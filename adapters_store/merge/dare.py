@@ -15,22 +15,23 @@ from polyad.adapters_store.merge.method import Form, Method, Tensors
 from polyad.adapters_store.merge.parameter import SCALE, share
 from polyad.adapters_store.merge.ties import NORMALIZE, SIGN, election
 from polyad.adapters_store.merge.trim import Rescale, random
+from polyad.adapters_store.merge.trimmed import Trimmed
 
 
-def _drop(tensors: Tensors) -> None:
+def _dropped(tensors: Tensors) -> list[Trimmed]:
     rescale: Rescale = "l1" if tensors.values["variant"] == "mergekit" else "share"
-    for place, (task, density) in enumerate(zip(tensors.tasks, tensors.each("density"), strict=True)):
+    return [
         random(task, density, stream(tensors.seed, tensors.name, place), rescale)
+        for place, (task, density) in enumerate(zip(tensors.tasks, tensors.each("density"), strict=True))
+    ]
 
 
 def _dare_linear(tensors: Tensors) -> torch.Tensor:
-    _drop(tensors)
-    return total(tensors.tasks, tensors.weights, scale=tensors.values["scale"])
+    return total(_dropped(tensors), tensors.weights, scale=tensors.values["scale"])
 
 
 def _dare_ties(tensors: Tensors) -> torch.Tensor:
-    _drop(tensors)
-    return agreeing(tensors.tasks, tensors.weights, election(tensors.values), tensors.values["scale"])
+    return agreeing(_dropped(tensors), tensors.weights, election(tensors.values), tensors.values["scale"])
 
 
 DARE_LINEAR = Method(

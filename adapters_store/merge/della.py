@@ -16,28 +16,29 @@ from polyad.adapters_store.merge.method import Form, Method, Tensors
 from polyad.adapters_store.merge.parameter import SCALE, Parameter, share
 from polyad.adapters_store.merge.ties import NORMALIZE
 from polyad.adapters_store.merge.trim import Rescale, ranked
+from polyad.adapters_store.merge.trimmed import Trimmed
 
 
-def _drop(tensors: Tensors) -> None:
+def _dropped(tensors: Tensors) -> list[Trimmed]:
     rescale: Rescale = "l1" if tensors.values["variant"] == "mergekit" else "share"
     pairs = zip(tensors.tasks, tensors.each("density"), tensors.each("epsilon"), strict=True)
+    dropped = []
     for place, (task, density, epsilon) in enumerate(pairs):
         if density < 1 and not epsilon < density < 1 - epsilon:
             raise InvalidInput(
                 "epsilon", epsilon, f"less than both {density:g} and {1 - density:g}: density and the rest"
             )
-        ranked(task, density, epsilon, stream(tensors.seed, tensors.name, place), rescale)
+        dropped.append(ranked(task, density, epsilon, stream(tensors.seed, tensors.name, place), rescale))
+    return dropped
 
 
 def _della(tensors: Tensors) -> torch.Tensor:
-    _drop(tensors)
     rule = WEIGHTED if tensors.values["normalize"] else dataclasses.replace(WEIGHTED, divide="none")
-    return agreeing(tensors.tasks, tensors.weights, rule, tensors.values["scale"])
+    return agreeing(_dropped(tensors), tensors.weights, rule, tensors.values["scale"])
 
 
 def _della_linear(tensors: Tensors) -> torch.Tensor:
-    _drop(tensors)
-    return total(tensors.tasks, tensors.weights, scale=tensors.values["scale"])
+    return total(_dropped(tensors), tensors.weights, scale=tensors.values["scale"])
 
 
 _EPSILON = Parameter(name="epsilon", default=0.15, low=0, high=0.5, open_high=True)

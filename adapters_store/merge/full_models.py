@@ -25,6 +25,7 @@ from polyad.adapters_store.merge.method import Products, Tensors
 from polyad.adapters_store.merge.recipe import Recipe
 from polyad.adapters_store.merge.report import ModuleReport, Report
 from polyad.adapters_store.merge.setting import Places
+from polyad.adapters_store.merge.trimmed import whole
 
 _SHARD_BYTES = 4 * 2**30
 _COPIED = ("config.json", "generation_config.json", "chat_template.jinja", "special_tokens_map.json", "vocab.json")
@@ -112,7 +113,7 @@ class FullMerge:
         if method.coefficients is not None:
             flat = [task.double().flatten() for task in tasks]
             products = [[float(one @ other) for other in flat] for one in flat] if method.needs_products else []
-            return total(tasks, method.coefficients(Products(products, weights, values)))
+            return total(whole(tasks), method.coefficients(Products(products, weights, values)))
         if method.combine is None:
             raise InvalidInput("method", method.name, "a method that merges tensors")
         return method.combine(Tensors(name, tasks, weights, values, recipe.input_values(name, places), recipe.seed))

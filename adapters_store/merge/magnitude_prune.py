@@ -7,17 +7,19 @@ from polyad.adapters_store.merge.consensus import total
 from polyad.adapters_store.merge.method import Form, Method, Tensors
 from polyad.adapters_store.merge.parameter import SCALE, share
 from polyad.adapters_store.merge.trim import magnitude
+from polyad.adapters_store.merge.trimmed import Trimmed, whole
 
 
-def trim_by_magnitude(tensors: Tensors) -> None:
+def trimmed_by_magnitude(tensors: Tensors) -> list[Trimmed]:
     """Every task vector by its density, or by its threshold over the whole model."""
-    for place, (task, density) in enumerate(zip(tensors.tasks, tensors.each("density"), strict=True)):
+    return [
         magnitude(task, density, None if tensors.thresholds is None else tensors.thresholds[place])
+        for place, (task, density) in enumerate(zip(tensors.tasks, tensors.each("density"), strict=True))
+    ]
 
 
 def _magnitude_prune(tensors: Tensors) -> torch.Tensor:
-    trim_by_magnitude(tensors)
-    return total(tensors.tasks, tensors.weights, scale=tensors.values["scale"])
+    return total(trimmed_by_magnitude(tensors), tensors.weights, scale=tensors.values["scale"])
 
 
 def _graft(tensors: Tensors) -> torch.Tensor:
@@ -29,7 +31,7 @@ def _graft(tensors: Tensors) -> torch.Tensor:
         if mask.shape != task.shape:
             raise InvalidInput(f"statistics: {tensors.name}", tuple(mask.shape), str(tuple(task.shape)))
         task.mul_(mask)
-    return total(tensors.tasks, tensors.weights, scale=tensors.values["scale"])
+    return total(whole(tensors.tasks), tensors.weights, scale=tensors.values["scale"])
 
 
 MAGNITUDE_PRUNE = Method(

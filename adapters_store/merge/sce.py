@@ -10,6 +10,7 @@ from polyad.adapters_store.merge.consensus import Election, agreeing
 from polyad.adapters_store.merge.method import Form, Method, Tensors
 from polyad.adapters_store.merge.parameter import SCALE, share
 from polyad.adapters_store.merge.threshold import top_mask
+from polyad.adapters_store.merge.trimmed import whole
 
 # The sign is that of the plain sum, the divisor the weights that agree.
 _RULE = Election(weighted=False, divide="weights")
@@ -22,9 +23,9 @@ def _sce(tensors: Tensors) -> torch.Tensor:
         for task in tasks:
             task.mul_(mask)
     energies = [float(task.square().mean(dtype=torch.float64)) for task in tasks]
-    whole = sum(energies)
-    weights = [energy / whole for energy in energies] if whole > 0 else [1 / len(tasks)] * len(tasks)
-    return agreeing(tasks, weights, _RULE, tensors.values["scale"])
+    total = sum(energies)
+    weights = [energy / total for energy in energies] if total > 0 else [1 / len(tasks)] * len(tasks)
+    return agreeing(whole(tasks), weights, _RULE, tensors.values["scale"])
 
 
 def _most_varied(tasks: list[torch.Tensor], select: float) -> torch.Tensor:

@@ -12,7 +12,7 @@ import dataclasses
 import torch
 
 from polyad.adapters_store.merge.consensus import COUNTED, PAPER, WEIGHTED, Election, agreeing
-from polyad.adapters_store.merge.magnitude_prune import trim_by_magnitude
+from polyad.adapters_store.merge.magnitude_prune import trimmed_by_magnitude
 from polyad.adapters_store.merge.method import Form, Method, Tensors, Values
 from polyad.adapters_store.merge.parameter import SCALE, Parameter, share
 
@@ -29,8 +29,7 @@ def election(values: Values) -> Election:
 
 
 def _ties(tensors: Tensors) -> torch.Tensor:
-    trim_by_magnitude(tensors)
-    return agreeing(tensors.tasks, tensors.weights, election(tensors.values), tensors.values["scale"])
+    return agreeing(trimmed_by_magnitude(tensors), tensors.weights, election(tensors.values), tensors.values["scale"])
 
 
 TIES = Method(

@@ -1,4 +1,7 @@
-"""How one task vector is made sparse, in place. A task vector is a tensor [O, I] or [O], float32."""
+"""How one task vector is made sparse, and what is left of it.
+
+A task vector is a tensor [O, I] or [O], float32; it may be written over.
+"""
 
 from typing import Literal
 
@@ -6,6 +9,7 @@ import torch
 
 from polyad.adapters_store.merge.counter_random import keep, limit, uniform
 from polyad.adapters_store.merge.threshold import kth_largest, row_top_mask, top_mask
+from polyad.adapters_store.merge.trimmed import Trimmed
 from polyad.kernels import merging
 
 Rescale = Literal["none", "share", "l1"]
@@ -14,34 +18,26 @@ Rescale = Literal["none", "share", "l1"]
 _BLOCK = 2**15
 
 
-def magnitude(task: torch.Tensor, density: float, threshold: float | None = None) -> torch.Tensor:
+def magnitude(task: torch.Tensor, density: float, threshold: float | None = None) -> Trimmed:
     """Keep the largest int(density * n), at least one; or all from `threshold` on, if one is given."""
     if threshold is not None:
-        return _from(task, threshold)
+        return Trimmed(task, threshold)
     if density >= 1:
-        return task
+        return Trimmed(task)
     wanted = max(int(density * task.numel()), 1)
     if merging.takes(task):
-        return merging.keep_band(task, 0, wanted)
+        return Trimmed(task, *merging.band(task, 0, wanted))
     magnitudes = task.abs()
     found = kth_largest(magnitudes, wanted)
     if int(torch.count_nonzero(magnitudes >= found)) == wanted:
-        return _from(task, found)
-    return task.mul_(top_mask(magnitudes, wanted))
+        return Trimmed(task, found)
+    return Trimmed(task.mul_(top_mask(magnitudes, wanted)))
 
 
-def _from(task: torch.Tensor, threshold: float) -> torch.Tensor:
-    """Keep what is no smaller than the threshold, in one pass."""
-    if threshold == 0:
-        return task
-    below = torch.nextafter(torch.tensor(threshold), torch.tensor(0.0))
-    return torch.hardshrink(task, float(below), out=task)
-
-
-def random(task: torch.Tensor, density: float, key: int, rescale: Rescale) -> torch.Tensor:
+def random(task: torch.Tensor, density: float, key: int, rescale: Rescale) -> Trimmed:
     """Keep each element with the probability `density` (DARE)."""
     if density >= 1:
-        return task
+        return Trimmed(task)
     if merging.takes(task):
         return _scaled(task, density, *merging.drop(task, key, limit(density)), rescale)
     before = _l1(task) if rescale == "l1" else 0.0
@@ -52,7 +48,7 @@ def random(task: torch.Tensor, density: float, key: int, rescale: Rescale) -> to
     return _rescaled(task, density, before, rescale)
 
 
-def outliers(task: torch.Tensor, kept: float, drop_top: float) -> torch.Tensor:
+def outliers(task: torch.Tensor, kept: float, drop_top: float) -> Trimmed:
     """Of the whole tensor: without the largest int(drop_top * n), keep the next int(kept * n), at least one.
 
     Where both do not fit, fewer are dropped.
@@ -61,17 +57,17 @@ def outliers(task: torch.Tensor, kept: float, drop_top: float) -> torch.Tensor:
     wanted = max(int(kept * n), 1)
     dropped = min(int(drop_top * n), n - wanted)
     if wanted == n:
-        return task
+        return Trimmed(task)
     if merging.takes(task):
-        return merging.keep_band(task, dropped, wanted)
+        return Trimmed(task, *merging.band(task, dropped, wanted))
     magnitudes = task.abs()
     mask = top_mask(magnitudes, dropped + wanted)
     if dropped:
         mask &= ~top_mask(magnitudes, dropped)
-    return task.mul_(mask)
+    return Trimmed(task.mul_(mask))
 
 
-def row_outliers(task: torch.Tensor, kept: float, drop_top: float) -> torch.Tensor:
+def row_outliers(task: torch.Tensor, kept: float, drop_top: float) -> Trimmed:
     """The same within every row of the last dimension."""
     columns = task.shape[-1]
     wanted = max(int(kept * columns), 1)
@@ -80,16 +76,16 @@ def row_outliers(task: torch.Tensor, kept: float, drop_top: float) -> torch.Tens
     mask = row_top_mask(magnitudes, dropped + wanted)
     if dropped:
         mask &= ~row_top_mask(magnitudes, dropped)
-    return task.mul_(mask)
+    return Trimmed(task.mul_(mask))
 
 
-def ranked(task: torch.Tensor, density: float, epsilon: float, key: int, rescale: Rescale) -> torch.Tensor:
+def ranked(task: torch.Tensor, density: float, epsilon: float, key: int, rescale: Rescale) -> Trimmed:
     """Keep each element with a probability from density - epsilon to density + epsilon, by its rank in its row (DELLA).
 
     `share` divides each by its own probability.
     """
     if density >= 1:
-        return task
+        return Trimmed(task)
     before = _l1(task) if rescale == "l1" else 0.0
     rows = task if task.dim() > 1 else task.unsqueeze(0)
     columns = rows.shape[-1]
@@ -100,20 +96,20 @@ def ranked(task: torch.Tensor, density: float, epsilon: float, key: int, rescale
     rows.mul_(draws < probability)
     if rescale == "share":
         rows.div_(probability)
-        return task
+        return Trimmed(task)
     return _rescaled(task, density, before, rescale)
 
 
-def _rescaled(task: torch.Tensor, density: float, before: float, rescale: Rescale) -> torch.Tensor:
+def _rescaled(task: torch.Tensor, density: float, before: float, rescale: Rescale) -> Trimmed:
     return _scaled(task, density, before, _l1(task) if rescale == "l1" else 0.0, rescale)
 
 
-def _scaled(task: torch.Tensor, density: float, before: float, after: float, rescale: Rescale) -> torch.Tensor:
+def _scaled(task: torch.Tensor, density: float, before: float, after: float, rescale: Rescale) -> Trimmed:
     if rescale == "share":
-        return task.div_(density)
+        return Trimmed(task, factor=1 / density if density else 1.0)
     if rescale == "l1" and before and after:
-        return task.mul_(before / after)
-    return task
+        return Trimmed(task, factor=before / after)
+    return Trimmed(task)
 
 
 def _l1(task: torch.Tensor) -> float:

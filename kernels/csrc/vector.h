@@ -1,6 +1,8 @@
 // Vectors of LANES floats. Included once per instruction set.
 
 typedef float Vector __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+typedef double Doubles __attribute__((vector_size(LANES * 4), aligned(8), may_alias));
+typedef float Singles __attribute__((vector_size(LANES * 2), aligned(4), may_alias));
 typedef uint16_t Halves __attribute__((vector_size(LANES * 2), aligned(2), may_alias));
 typedef uint32_t Words __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
 
@@ -11,3 +13,10 @@ static inline Vector load(const bfloat16* from) {
 }
 
 static inline void store(float* to, Vector value) { *(Vector*)to = value; }
+
+// Half as many doubles as floats fill a register.
+constexpr int HALF = LANES / 2;
+
+static inline Doubles load_doubles(const double* from) { return *(const Doubles*)from; }
+
+static inline Doubles widened(const float* from) { return __builtin_convertvector(*(const Singles*)from, Doubles); }

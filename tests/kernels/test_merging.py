@@ -7,6 +7,7 @@ import torch
 
 from polyad.adapters_store.merge import consensus, counter_random, trim
 from polyad.adapters_store.merge.compress import sparse_of
+from polyad.adapters_store.merge.trimmed import Trimmed
 from polyad.kernels import _merging, merging
 
 SIZES = [1, 2, 7, 33, 4096, 100_001]
@@ -68,7 +69,11 @@ def test_band_is_what_a_stable_sort_keeps(kind: str, size: int) -> None:
             expected = torch.zeros_like(values)
             chosen = order[dropped : dropped + kept]
             expected[chosen] = values[chosen]
-            assert torch.equal(merging.keep_band(values.clone(), dropped, kept), expected)
+            low, end = merging.band(banded := values.clone(), dropped, kept)
+            assert torch.equal(Trimmed(banded, low, end).written(), expected)
+            # What its bounds do not tell apart is left as it is, and nothing else is changed.
+            assert torch.equal(banded[expected != 0], expected[expected != 0])
+            assert set(banded[banded != values].tolist()) <= {0.0}
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -88,7 +93,7 @@ def test_dropping_and_rescaling_are_torchs(
     without: Callable[..., torch.Tensor], size: int, rescale: trim.Rescale
 ) -> None:
     def dropped() -> torch.Tensor:
-        return trim.random(normal(size), 0.3, 12345, rescale)
+        return trim.random(normal(size), 0.3, 12345, rescale).written()
 
     torch.testing.assert_close(dropped(), without(dropped), rtol=1e-6, atol=0)
 
@@ -105,13 +110,32 @@ def test_election_is_torchs(
     size: int,
 ) -> None:
     election = consensus.Election(rule.weighted, divide, frequency, rule.zero)
-    # Whole numbers, so that sums of zero come about, and are zero in any order.
-    tasks = [(normal(size, seed) * 2).round() for seed in range(4)]
 
     def agreed() -> torch.Tensor:
-        return consensus.agreeing([task.clone() for task in tasks], [1.0, 0.5, 2.0, -0.25], election)
+        return consensus.agreeing(trimmed(size), [1.0, 0.5, 2.0, -0.25], election, 1.5)
 
     torch.testing.assert_close(agreed(), without(agreed), rtol=1e-6, atol=1e-6)
+
+
+def trimmed(size: int) -> list[Trimmed]:
+    """Whole numbers, so that sums of zero come about, and are zero in any order."""
+    first, second, third, fourth = ((normal(size, seed) * 2).round() for seed in range(4))
+    bands = [Trimmed(first, low=2), Trimmed(second, end=4, factor=0.5), Trimmed(third, 1, 3, -2)]
+    return [*bands, Trimmed(fourth)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_sum_is_torchs(without: Callable[..., torch.Tensor], size: int) -> None:
+    def summed() -> torch.Tensor:
+        return consensus.total(trimmed(size), [1.0, 0.5, 2.0, -0.25], divisor=3.0, scale=0.5)
+
+    torch.testing.assert_close(summed(), without(summed), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_sum_of_squares_is_exact(size: int) -> None:
+    values = normal(size)
+    assert merging.squared(values) == pytest.approx(float(values.double().square().sum()), rel=1e-13)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -138,5 +162,5 @@ def test_what_it_cannot_take_is_left_to_torch() -> None:
 def test_lanes_that_are_not_there_are_refused() -> None:
     with pytest.raises(ValueError, match="no instruction set with 3 lanes"):
         _merging.count(3, 0, 0)
-    with pytest.raises(TypeError, match="takes 3 integers"):
+    with pytest.raises(TypeError, match="takes 3 arguments"):
         _merging.count(3, 0)  # type: ignore[call-arg]
