@@ -9,6 +9,7 @@ from polyad.adapters_store.delta.low_rank import LowRank
 from polyad.adapters_store.delta.module_delta import ModuleDelta
 from polyad.adapters_store.delta.sparse import Sparse
 from polyad.adapters_store.errors import InvalidInput
+from polyad.kernels import factors
 
 
 def dense(
@@ -55,6 +56,8 @@ def checked_weight(change: ModuleDelta, weight: torch.Tensor | None) -> torch.Te
 
 def low_rank_product(term: LowRank, dtype: torch.dtype, out: torch.Tensor | None = None) -> torch.Tensor:
     """scale * B A, in new memory or in `out`."""
+    if out is not None and factors.takes(term.a, term.b, out):
+        return factors.multiply(factors.Term(term.a, term.b, term.scale), out)
     product: torch.Tensor = torch.mm(term.b.to(dtype) * term.scale, term.a.to(dtype), out=out)
     return product
 

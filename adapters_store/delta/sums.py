@@ -13,6 +13,7 @@ from polyad.adapters_store.delta.low_rank import LowRank
 from polyad.adapters_store.delta.module_delta import ModuleDelta
 from polyad.adapters_store.delta.sparse import Sparse
 from polyad.adapters_store.errors import InvalidInput
+from polyad.kernels import factors
 
 _Weighted = tuple[float, ModuleDelta]
 
@@ -62,7 +63,11 @@ def _low_rank_sum(terms: Sequence[tuple[float, LowRank]]) -> LowRank | None:
     if len(terms) == 1:
         weight, term = terms[0]
         return LowRank(term.a, term.b, weight * term.scale)
-    dtype = _dtype([tensor for _, term in terms for tensor in (term.a, term.b)])
+    tensors = [tensor for _, term in terms for tensor in (term.a, term.b)]
+    if factors.takes(*tensors):
+        weighted = [factors.Term(term.a, term.b, weight * term.scale) for weight, term in terms]
+        return LowRank(*factors.join(weighted), 1.0)
+    dtype = _dtype(tensors)
     a_RI = torch.cat([term.a.to(dtype) for _, term in terms])
     b_OR = torch.cat([term.b.to(dtype) * (weight * term.scale) for weight, term in terms], 1)
     return LowRank(a_RI, b_OR, 1.0)

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import combinations, islice
 
@@ -26,6 +27,9 @@ from polyad.adapters_store.merge.survey import whole_model_threshold
 Statistics = Mapping[str, torch.Tensor]
 Progress = Callable[[int, int], None]
 
+# Bytes of a module, of all inputs together.
+_LITTLE = 2**19
+
 
 @dataclass(frozen=True, eq=False)
 class Merged:
@@ -40,6 +44,9 @@ class _Result:
     change: ModuleDelta | None
     norm: float
     error: float = 0.0
+
+
+_Done = tuple[ModuleDelta | None, ModuleReport]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -67,10 +74,9 @@ class Execution:
         """Raises InvalidInput for inputs that do not fit the method or each other."""
         began = time.monotonic()
         modules = self._modules()
-        with ThreadPoolExecutor(self.threads, "polyad-merge", lambda: torch.set_num_threads(1)) as pool:
-            thresholds = pool.submit(self._thresholds, modules).result()
-            done: dict[str, tuple[ModuleDelta | None, ModuleReport]] = {}
-            for module, result in self._in_order(pool, modules, thresholds):
+        done: dict[str, _Done] = {}
+        with _one_thread_of_torch():
+            for module, result in self._results(modules):
                 done[module] = result
                 self.progress(len(done), len(modules))
         changes = {module: change for module, (change, _) in done.items() if change is not None and change.tensors}
@@ -94,15 +100,24 @@ class Execution:
             raise InvalidInput("inputs", source, "adapters that are there")
         return self.deltas[source]
 
+    def _results(self, modules: Sequence[str]) -> Iterator[tuple[str, _Done]]:
+        """In order."""
+        threads, thresholds = self._useful_threads(), self._thresholds(modules)
+        if threads == 1:
+            yield from ((module, self._module(module, thresholds)) for module in modules)
+            return
+        with ThreadPoolExecutor(threads, "polyad-merge", lambda: torch.set_num_threads(1)) as pool:
+            yield from self._in_order(pool, modules, thresholds)
+
     def _in_order(
         self, pool: ThreadPoolExecutor, modules: Sequence[str], thresholds: Sequence[float] | None
-    ) -> Iterator[tuple[str, tuple[ModuleDelta | None, ModuleReport]]]:
-        """The results, with no more begun than there are threads for."""
+    ) -> Iterator[tuple[str, _Done]]:
+        """The results. Not many more are begun than there are threads for: an error should not have to wait."""
         waiting = iter(modules)
-        begun: list[tuple[str, Future[tuple[ModuleDelta | None, ModuleReport]]]] = []
+        begun: list[tuple[str, Future[_Done]]] = []
         try:
             while True:
-                for module in islice(waiting, self.threads + 1 - len(begun)):
+                for module in islice(waiting, 4 * self.threads - len(begun)):
                     begun.append((module, pool.submit(self._module, module, thresholds)))
                 if not begun:
                     return
@@ -111,6 +126,13 @@ class Execution:
         finally:
             for _, future in begun:
                 future.cancel()
+
+    def _useful_threads(self) -> int:
+        """One, where modules are so little work that threads would wait for each other longer than they compute."""
+        if self.recipe.declaration.coefficients is None or self.recipe.compress is not None:
+            return self.threads
+        deltas = [self._delta(source) for source in self.recipe.sources]
+        return self.threads if sum(one.size / max(len(one.modules), 1) for one in deltas) > _LITTLE else 1
 
     def _inputs(self, module: str) -> ModuleInputs:
         return ModuleInputs.of(module, self.recipe.inputs, self.deltas, self.weights)
@@ -139,7 +161,7 @@ class Execution:
         values = self.recipe.values("", self.places)
         return [float(one.get(parameter, values[parameter])) for one in self.recipe.input_values("", self.places)]
 
-    def _module(self, module: str, thresholds: Sequence[float] | None) -> tuple[ModuleDelta | None, ModuleReport]:
+    def _module(self, module: str, thresholds: Sequence[float] | None) -> _Done:
         inputs = self._inputs(module)
         products = inputs.products()
         method = self.recipe.declaration
@@ -227,6 +249,16 @@ class Execution:
         ):
             found.append(f"{method.survey_share}: the value of the first layer holds for the whole model")
         return found
+
+
+@contextmanager
+def _one_thread_of_torch() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _statistic(one: Statistics, name: str, place: int) -> torch.Tensor:

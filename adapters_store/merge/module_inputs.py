@@ -11,6 +11,7 @@ from polyad.adapters_store.delta import Delta, Grams, LowRank, ModuleDelta, dens
 from polyad.adapters_store.delta.dense_form import low_rank_product
 from polyad.adapters_store.errors import InvalidInput
 from polyad.adapters_store.merge.recipe import Input
+from polyad.kernels import factors
 
 Weights = Callable[[str], torch.Tensor]
 
@@ -76,30 +77,33 @@ class ModuleInputs:
             for change in self.changes
         ]
 
-    def products(self) -> list[list[float]]:
+    def products(self) -> Sequence[Sequence[float]]:
         """The inner products of the inputs' changes, from their terms."""
-        return self.grams.products() if self.grams is not None else module_inner_products(self.changes, self.weight)
+        return self.grams.products if self.grams is not None else module_inner_products(self.changes, self.weight)
 
     @cached_property
     def grams(self) -> Grams | None:
         """Of all inputs, in order, if each has a low-rank term and nothing else."""
         terms = [change.low_rank for change in self.changes if change is not None and change.is_low_rank]
-        factors = [term for term in terms if term is not None]
-        return Grams.of(factors) if len(factors) == len(self.changes) else None
+        present = [term for term in terms if term is not None]
+        return Grams.of(present) if len(present) == len(self.changes) else None
 
     def conflict(self) -> float:
         """The share of elements with opposite signs among those that several inputs change, on evenly spaced rows."""
-        rows = torch.arange(0, self.shape[0], max(self.shape[0] // _SAMPLED_ROWS, 1))
-        parts = [_rows_of(change, rows, self.weight) for change in self.changes if change is not None]
+        opposite, several = self._disagreement(max(self.shape[0] // _SAMPLED_ROWS, 1))
+        return opposite / several if several else 0.0
+
+    def _disagreement(self, every: int) -> tuple[int, int]:
+        """Of every so many-th row: how many elements have opposite signs in two inputs, and how many two change."""
+        if self.grams is not None and self.grams.native:
+            return factors.disagree(self.grams.native, every)
+        parts = [_rows_of(change, every, self.weight) for change in self.changes if change is not None]
         changed = [part for part in parts if part is not None]
         if len(changed) < 2:
-            return 0.0
+            return 0, 0
         opposite = (reduce(torch.minimum, changed) < 0) & (reduce(torch.maximum, changed) > 0)
-        count = opposite.numel()
-        if any(int(torch.count_nonzero(part)) < count for part in changed):
-            several = torch.as_tensor(sum((part != 0).to(torch.int32) for part in changed)) >= 2
-            count = int(torch.count_nonzero(several))
-        return int(torch.count_nonzero(opposite)) / count if count else 0.0
+        several = torch.as_tensor(sum((part != 0).to(torch.int32) for part in changed)) >= 2
+        return int(torch.count_nonzero(opposite)), int(torch.count_nonzero(several))
 
 
 def _summed(module: str, one: Input, deltas: Mapping[str, Delta]) -> ModuleDelta | None:
@@ -136,11 +140,10 @@ def _written(change: ModuleDelta | None, weight: torch.Tensor | None, out: torch
     return out.zero_() if whole is None else out.copy_(whole)
 
 
-def _rows_of(change: ModuleDelta, rows: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor | None:
-    if change.low_rank is not None and change.is_low_rank:
-        term = change.low_rank
-        matrix, _ = dense(ModuleDelta(low_rank=LowRank(term.a, term.b[rows], term.scale)))
-    else:
-        whole, _ = dense(change, weight)
-        matrix = None if whole is None else whole[rows]
-    return matrix
+def _rows_of(change: ModuleDelta, every: int, weight: torch.Tensor | None) -> torch.Tensor | None:
+    term = change.low_rank
+    if term is not None and change.is_low_rank:
+        rows, _ = dense(ModuleDelta(low_rank=LowRank(term.a, term.b[::every], term.scale)))
+        return rows
+    whole, _ = dense(change, weight)
+    return None if whole is None else whole[::every]
