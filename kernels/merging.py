@@ -18,11 +18,23 @@ except ImportError:
 else:
     LANES = max(_merging.supported().values())
 
+# Several large pages.
+_MUCH = 2**23
+
 Divide = Literal["none", "weights", "count"]
 
 # csrc/merging.cpp has the same fields and numbers.
 _ROW = struct.Struct("qffff")
 _DIVIDE: dict[Divide, int] = {"none": 0, "weights": 1, "count": 2}
+
+
+def empty(count: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """New memory, whatever is in it. In large pages if there is much of it: to be given small ones takes longer than to
+    write them."""
+    memory = torch.empty(count, dtype=dtype)
+    if LANES and memory.nbytes >= _MUCH:
+        _merging.large_pages(memory.data_ptr(), memory.nbytes)
+    return memory
 
 
 def takes(*tasks: torch.Tensor) -> bool:
@@ -106,7 +118,7 @@ def count_nonzero(values: torch.Tensor) -> int:
 def nonzero(values: torch.Tensor, index_dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
     """The flat places of the values that are not zero, int32 or int64, and these values."""
     found = count_nonzero(values)
-    indices, kept = torch.empty(found, dtype=index_dtype), torch.empty(found)
+    indices, kept = empty(found, index_dtype), empty(found)
     wide = index_dtype == torch.int64
     _merging.gather(LANES, values.data_ptr(), values.numel(), found, indices.data_ptr(), wide, kept.data_ptr())
     return indices, kept

@@ -11,7 +11,7 @@ from polyad.adapters_store.delta import Delta, Grams, LowRank, ModuleDelta, dens
 from polyad.adapters_store.delta.dense_form import low_rank_product
 from polyad.adapters_store.errors import InvalidInput
 from polyad.adapters_store.merge.recipe import Input
-from polyad.kernels import factors
+from polyad.kernels import factors, merging
 
 Weights = Callable[[str], torch.Tensor]
 
@@ -28,7 +28,7 @@ class Workspace(threading.local):
         """A matrix, whatever is in it; another one for each place."""
         size = shape[0] * shape[1]
         if place not in self._buffers or len(self._buffers[place]) < size:
-            self._buffers[place] = torch.empty(size)
+            self._buffers[place] = merging.empty(size)
         return self._buffers[place][:size].view(shape)
 
 

@@ -20,6 +20,10 @@
 #ifdef POLYAD_X86
 #include <immintrin.h>
 #endif
+#ifdef __linux__
+#include <sys/mman.h>
+#include <unistd.h>
+#endif
 
 namespace {
 
@@ -194,6 +198,20 @@ PyObject* gather(PyObject*, Given given, Py_ssize_t count) {
     Py_RETURN_NONE;
 }
 
+// large_pages(address, bytes): whether the system was asked for them
+PyObject* large_pages(PyObject*, Given given, Py_ssize_t count) {
+    bool asked = false;
+#ifdef MADV_HUGEPAGE
+    if (count == 2) {
+        const uint64_t at = PyLong_AsUnsignedLongLongMask(given[0]), size = PyLong_AsUnsignedLongLongMask(given[1]);
+        if (PyErr_Occurred()) return nullptr;
+        const uint64_t page = sysconf(_SC_PAGESIZE), start = (at + page - 1) / page * page, end = (at + size) / page * page;
+        asked = start < end && madvise((void*)start, end - start, MADV_HUGEPAGE) == 0;
+    }
+#endif
+    return PyBool_FromLong(asked);
+}
+
 PyMethodDef METHODS[] = {
     {"supported", supported, METH_NOARGS, "Lanes of each instruction set that this machine has, the widest first."},
     {"select", fast(select), METH_FASTCALL, "The k-th largest magnitude."},
@@ -203,6 +221,7 @@ PyMethodDef METHODS[] = {
     {"squared", fast(squared), METH_FASTCALL, "The sum of squares."},
     {"count", fast(count_nonzero), METH_FASTCALL, "How many values are not zero."},
     {"gather", fast(gather), METH_FASTCALL, "The values that are not zero, and their places."},
+    {"large_pages", fast(large_pages), METH_FASTCALL, "Ask for large pages where memory will be written."},
     {nullptr, nullptr, 0, nullptr},
 };
 

@@ -1,6 +1,7 @@
 """Native passes over task vectors, in every instruction set of this machine, against sorting and plain torch."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -146,6 +147,21 @@ def test_places_of_what_is_not_zero(kind: str, wide: bool) -> None:
     assert torch.equal(indices.long(), values.nonzero().flatten())
     assert torch.equal(kept, values[indices.long()])
     assert merging.count_nonzero(values) == len(indices)
+
+
+@pytest.mark.parametrize("count", [0, 5, 2**21, 2**22 + 3])
+def test_new_memory_can_be_written(count: int) -> None:
+    memory = merging.empty(count, torch.int32)
+    assert memory.dtype == torch.int32
+    memory.copy_(torch.arange(count))
+    assert torch.equal(memory, torch.arange(count, dtype=torch.int32))
+
+
+def test_large_pages_are_asked_for_where_there_are_some_and_one_page_is_whole() -> None:
+    memory = torch.empty(2**22)
+    there_are = Path("/sys/kernel/mm/transparent_hugepage").exists()
+    assert _merging.large_pages(memory.data_ptr(), memory.nbytes) == there_are
+    assert not _merging.large_pages(memory.data_ptr() + 8, 64)
 
 
 def test_a_matrix_of_zeros_has_no_sparse_form() -> None:
