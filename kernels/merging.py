@@ -115,10 +115,8 @@ def count_nonzero(values: torch.Tensor) -> int:
     return _merging.count(LANES, values.data_ptr(), values.numel())
 
 
-def nonzero(values: torch.Tensor, index_dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """The flat places of the values that are not zero, int32 or int64, and these values."""
-    found = count_nonzero(values)
-    indices, kept = empty(found, index_dtype), empty(found)
-    wide = index_dtype == torch.int64
+def gather(values: torch.Tensor, indices: torch.Tensor, kept: torch.Tensor) -> None:
+    """Write the values that are not zero to `kept`, and their flat places to `indices`, int32 or int64; both have room for
+    exactly these."""
+    found, wide = len(kept), indices.dtype == torch.int64
     _merging.gather(LANES, values.data_ptr(), values.numel(), found, indices.data_ptr(), wide, kept.data_ptr())
-    return indices, kept

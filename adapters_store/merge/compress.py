@@ -5,6 +5,7 @@ directions.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -19,8 +20,15 @@ from polyad.adapters_store.merge.counter_random import normal, stream
 from polyad.adapters_store.merge.threshold import top_mask
 from polyad.kernels import merging
 
+# Memory for so many elements.
+Empty = Callable[[int, torch.dtype], torch.Tensor]
+
 _OVERSAMPLED = 16
 _POWER_STEPS = 2
+
+
+def _empty(count: int, dtype: torch.dtype) -> torch.Tensor:
+    return torch.empty(count, dtype=dtype)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,22 +75,21 @@ class Compressed:
     error: float
 
 
-def compress_dense(change_OI: torch.Tensor, rule: Compress | None) -> Compressed:
-    """A matrix, float32; without a rule it becomes sparse, exactly."""
-    native = merging.takes(change_OI)
-    count = merging.count_nonzero(change_OI) if native else int(torch.count_nonzero(change_OI))
+def compress_dense(change_OI: torch.Tensor, rule: Compress | None, empty: Empty = _empty) -> Compressed:
+    """A matrix, float32; without a rule it becomes sparse, exactly. `empty` gives memory for what is sparse."""
+    count = _count(change_OI)
     if not count:
         return Compressed(None, None, 0.0)
     n = change_OI.numel()
     if rule is None or count <= rule.sparse_below * n:
-        return Compressed(None, sparse_of(change_OI), 0.0)
+        return Compressed(None, sparse_of(change_OI, count, empty), 0.0)
     if rule.density is not None:
         kept = max(int(rule.density * n), 1)
         if count <= kept:
-            return Compressed(None, sparse_of(change_OI), 0.0)
+            return Compressed(None, sparse_of(change_OI, count, empty), 0.0)
         mask = top_mask(change_OI.abs(), kept)
         lost = float(change_OI.masked_fill(mask, 0).double().norm())
-        return Compressed(None, sparse_of(change_OI * mask), lost)
+        return Compressed(None, sparse_of(change_OI * mask, kept, empty), lost)
     return approximate(change_OI, rule)
 
 
@@ -106,16 +113,21 @@ def _recompressed(term: LowRank, grams: Grams | None, *, rank: int) -> Compresse
     return Compressed(smaller.term, None, smaller.error)
 
 
-def sparse_of(change_OI: torch.Tensor) -> Sparse | None:
-    """The non-zero values of a matrix at their places; None if there are none."""
+def _count(change_OI: torch.Tensor) -> int:
+    return merging.count_nonzero(change_OI) if merging.takes(change_OI) else int(torch.count_nonzero(change_OI))
+
+
+def sparse_of(change_OI: torch.Tensor, count: int, empty: Empty) -> Sparse:
+    """The non-zero values of a matrix, so many, at their places."""
     shape = (change_OI.shape[0], change_OI.shape[1])
     if merging.takes(change_OI):
-        indices, values = merging.nonzero(change_OI, index_dtype(shape))
+        indices, values = empty(count, index_dtype(shape)), empty(count, torch.float32)
+        merging.gather(change_OI, indices, values)
     else:
         flat = change_OI.reshape(-1)
         places = flat.nonzero().flatten()
         indices, values = places.to(index_dtype(shape)), flat[places]
-    return Sparse(indices, values, shape, ordered=True) if len(indices) else None
+    return Sparse(indices, values, shape, ordered=True)
 
 
 def approximate(change_OI: torch.Tensor, rule: Compress) -> Compressed:

@@ -203,7 +203,7 @@ class Execution:
         compressed, bias = Compressed(None, None, 0.0), None
         if inputs.has_matrix:
             merged = combine(self._tensors(inputs.module, inputs.matrices(self._workspace), thresholds))
-            compressed = compress_dense(merged, self.recipe.compress)
+            compressed = compress_dense(merged, self.recipe.compress, self._workspace.lasting)
         if inputs.has_bias:
             bias = combine(self._tensors(f"{inputs.module}.bias", inputs.biases(), thresholds))
         change = ModuleDelta(low_rank=compressed.low_rank, sparse=compressed.sparse, bias=bias)

@@ -16,20 +16,31 @@ from polyad.kernels import factors, merging
 Weights = Callable[[str], torch.Tensor]
 
 _SAMPLED_ROWS = 32
+_LOT = 2**26
+_ALIGNED = 64
 
 
 class Workspace(threading.local):
-    """For each thread memory that is written to again and again: new memory takes as long as what is computed."""
+    """Each thread's memory: to be given new memory takes as long as to compute what is written there."""
 
     def __init__(self) -> None:
-        self._buffers: dict[int, torch.Tensor] = {}
+        self._memory = torch.empty(0)
+        self._rest = torch.empty(0, dtype=torch.uint8)
 
-    def matrix(self, place: int, shape: tuple[int, int]) -> torch.Tensor:
-        """A matrix, whatever is in it; another one for each place."""
-        size = shape[0] * shape[1]
-        if place not in self._buffers or len(self._buffers[place]) < size:
-            self._buffers[place] = merging.empty(size)
-        return self._buffers[place][:size].view(shape)
+    def matrices(self, count: int, shape: tuple[int, int]) -> Sequence[torch.Tensor]:
+        """So many matrices, whatever is in them; the same memory at each call."""
+        if len(self._memory) < count * shape[0] * shape[1]:
+            self._memory = merging.empty(count * shape[0] * shape[1])
+        return self._memory[: count * shape[0] * shape[1]].view(count, *shape).unbind()
+
+    def lasting(self, count: int, dtype: torch.dtype) -> torch.Tensor:
+        """New memory for a part of a result: cut from a lot, which the system gives in large pages, as far as it is
+        written."""
+        size = count * dtype.itemsize
+        if len(self._rest) < size:
+            self._rest = merging.empty(max(size, _LOT), torch.uint8)
+        part, self._rest = self._rest[:size], self._rest[-(-size // _ALIGNED) * _ALIGNED :]
+        return part.view(dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,10 +76,8 @@ class ModuleInputs:
 
     def matrices(self, workspace: Workspace) -> list[torch.Tensor]:
         """dW of every input, float32, in the thread's memory, until it asks for others."""
-        return [
-            _written(change, self.weight, workspace.matrix(place, self.shape))
-            for place, change in enumerate(self.changes)
-        ]
+        memory = workspace.matrices(len(self.changes), self.shape)
+        return [_written(change, self.weight, out) for change, out in zip(self.changes, memory, strict=True)]
 
     def biases(self) -> list[torch.Tensor]:
         """db of every input, float32, new memory."""

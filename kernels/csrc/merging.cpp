@@ -63,7 +63,7 @@ struct Passes {
     double (*squared)(const float*, int64_t);
     int64_t (*count)(const float*, int64_t);
     void (*gather)(const float*, int64_t, int64_t, int32_t*, float*);
-    void (*gather_wide)(const float*, int64_t, int64_t*, float*);
+    void (*gather_wide)(const float*, int64_t, int64_t, int64_t*, float*);
 };
 
 #ifdef POLYAD_X86
@@ -192,7 +192,7 @@ PyObject* gather(PyObject*, Given given, Py_ssize_t count) {
     if (!a.kernel) return nullptr;
     const float* values = a.pointer<float>(1);
     Py_BEGIN_ALLOW_THREADS
-    if (a.value[5]) a.kernel->gather_wide(values, a.value[3], a.pointer<int64_t>(4), a.pointer<float>(6));
+    if (a.value[5]) a.kernel->gather_wide(values, a.value[2], a.value[3], a.pointer<int64_t>(4), a.pointer<float>(6));
     else a.kernel->gather(values, a.value[2], a.value[3], a.pointer<int32_t>(4), a.pointer<float>(6));
     Py_END_ALLOW_THREADS
     Py_RETURN_NONE;

@@ -260,12 +260,12 @@ static void gather(const float* values, int64_t n, int64_t found, int32_t* indic
         pack(places, where, (uint32_t*)indices + c);
         c += pack(all, where, (uint32_t*)out + c);
     }
-    for (; c < found; ++i)
+    for (; c < found && i < n; ++i)
         if (values[i] != 0) indices[c] = (int32_t)i, out[c++] = values[i];
 }
 
-static void gather_wide(const float* values, int64_t found, int64_t* indices, float* out) {
-    for (int64_t i = 0, c = 0; c < found; ++i)
+static void gather_wide(const float* values, int64_t n, int64_t found, int64_t* indices, float* out) {
+    for (int64_t i = 0, c = 0; c < found && i < n; ++i)
         if (values[i] != 0) indices[c] = i, out[c++] = values[i];
 }
 

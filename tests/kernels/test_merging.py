@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from polyad.adapters_store.merge import consensus, counter_random, trim
-from polyad.adapters_store.merge.compress import sparse_of
+from polyad.adapters_store.merge.compress import compress_dense
 from polyad.adapters_store.merge.trimmed import Trimmed
 from polyad.kernels import _merging, merging
 
@@ -143,10 +143,12 @@ def test_the_sum_of_squares_is_exact(size: int) -> None:
 @pytest.mark.parametrize("wide", [False, True])
 def test_places_of_what_is_not_zero(kind: str, wide: bool) -> None:
     values = KINDS[kind](5000)
-    indices, kept = merging.nonzero(values, torch.int64 if wide else torch.int32)
+    found = merging.count_nonzero(values)
+    indices, kept = torch.empty(found, dtype=torch.int64 if wide else torch.int32), torch.empty(found)
+    merging.gather(values, indices, kept)
     assert torch.equal(indices.long(), values.nonzero().flatten())
     assert torch.equal(kept, values[indices.long()])
-    assert merging.count_nonzero(values) == len(indices)
+    assert found == int(torch.count_nonzero(values))
 
 
 @pytest.mark.parametrize("count", [0, 5, 2**21, 2**22 + 3])
@@ -165,7 +167,7 @@ def test_large_pages_are_asked_for_where_there_are_some_and_one_page_is_whole() 
 
 
 def test_a_matrix_of_zeros_has_no_sparse_form() -> None:
-    assert sparse_of(torch.zeros(3, 4)) is None
+    assert compress_dense(torch.zeros(3, 4), None).sparse is None
 
 
 def test_what_it_cannot_take_is_left_to_torch() -> None:
