@@ -39,9 +39,7 @@ def empty(count: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
 
 def takes(*tasks: torch.Tensor) -> bool:
     """Whether all of them can be worked on here."""
-    return LANES > 0 and all(
-        task.device.type == "cpu" and task.dtype == torch.float32 and task.is_contiguous() for task in tasks
-    )
+    return LANES > 0 and all(task.is_cpu and task.dtype == torch.float32 and task.is_contiguous() for task in tasks)
 
 
 def kth_largest(task: torch.Tensor, k: int) -> float:
@@ -116,7 +114,7 @@ def count_nonzero(values: torch.Tensor) -> int:
 
 
 def gather(values: torch.Tensor, indices: torch.Tensor, kept: torch.Tensor) -> None:
-    """Write the values that are not zero to `kept`, and their flat places to `indices`, int32 or int64; both have room for
-    exactly these."""
+    """Write the values that are not zero to `kept`, their flat places to `indices` (int32 or int64): exactly as many as
+    there is room for."""
     found, wide = len(kept), indices.dtype == torch.int64
     _merging.gather(LANES, values.data_ptr(), values.numel(), found, indices.data_ptr(), wide, kept.data_ptr())

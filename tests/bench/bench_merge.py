@@ -262,7 +262,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=4, help="of the model's; every contender has the same")
     parser.add_argument("--counts", type=int, nargs="+", default=[3, 8])
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=3, help="runs, of which the median counts")
+    parser.add_argument("--repeats", type=int, default=5, help="runs, of which the median counts")
     parser.add_argument("--ours", action="store_true", help="measure polyad alone")
     parser.add_argument("--case", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
