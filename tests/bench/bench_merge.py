@@ -1,16 +1,19 @@
 """What merges cost: time and peak memory, against PEFT's delta-level merges and mergekit's, on the same adapters.
 
-Each case runs in a process of its own with the same number of threads, after a merge of one layer that is not counted:
-libraries set themselves up in their first calls. PEFT's results are of the adapters' rank, so
-polyad compresses to that rank there; mergekit's are whole matrices, so polyad's result is left as it is (sparse,
-exact) there. mergekit gets its matrices ready made, base plus change; polyad and PEFT begin with factors. The memory
-floor is the time that a copy of the inputs and the result takes, into memory that was written before; the new memory
-floor, into memory that the system has yet to give, as a result is. With --shapes 8b, layers are of Llama-3-8B's
+Each case runs in processes of its own with the same number of threads, after a merge of one layer that is not counted:
+libraries set themselves up in their first calls. PEFT's results are of the adapters' rank, so polyad compresses to that
+rank there; mergekit's are whole matrices, so polyad's result is left as it is (sparse, exact) there. mergekit gets its
+matrices ready made, base plus change; polyad and PEFT begin with factors.
+
+The memory floor is the time that a copy of the inputs and the result takes, into memory that was written before; the
+new memory floor, into memory that the system has yet to give, as a result is. Whoever looks at every element must
+multiply the factors out: what torch takes for that alone is measured too. With --shapes 8b, layers are of Llama-3-8B's
 shapes.
 """
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 import time
@@ -221,6 +224,21 @@ def copy_rate(into: Callable[[torch.Tensor], object]) -> float:
     return best
 
 
+def products_seconds(linears: dict[str, tuple[int, int]], count: int, threads: int) -> float:
+    """What torch takes for the products B A of so many adapters alone, into memory that was written before."""
+    torch.set_num_threads(threads)
+    terms = [[one.low_rank for one in delta.modules.values() if one.low_rank] for delta in adapters(linears, count)]
+    outs = [[torch.zeros(len(term.b), term.a.shape[1]) for term in terms[0]] for _ in terms]
+    best = math.inf
+    for _ in range(3):
+        began = time.perf_counter()
+        for some, targets in zip(terms, outs, strict=True):
+            for term, out in zip(some, targets, strict=True):
+                torch.mm(term.b, term.a, out=out)
+        best = min(best, time.perf_counter() - began)
+    return best
+
+
 def measured(contender: str, method: str, count: int, options: argparse.Namespace) -> Result:
     """The median of several runs, or one that takes long."""
     command = [sys.executable, "-m", "tests.bench.bench_merge", "--case", contender, method, str(count)]
@@ -254,6 +272,10 @@ def comparisons(options: argparse.Namespace) -> Iterator[tuple[str, float]]:
                     yield f"{key}_vs_mergekit", theirs["seconds"] / ours["seconds"]
             yield f"{key}_vs_memory_floor", ours["seconds"] / (ours["bytes"] / rate)
             yield f"{key}_vs_new_memory_floor", ours["seconds"] / (ours["bytes"] / new_rate)
+            if method == "ties":
+                seconds = products_seconds(matrices(options.shapes, options.layers), count, options.threads)
+                print(f"products     of {count}  torch.mm         {seconds:8.3f} s")
+                yield f"products_{count}_vs_memory_floor", seconds / (ours["bytes"] / rate)
 
 
 def main() -> None:
