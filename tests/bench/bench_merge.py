@@ -1,9 +1,9 @@
 """What merges cost: time and peak memory, against PEFT's delta-level merges and mergekit's, on the same adapters.
 
-Each case runs in processes of its own with the same number of threads, after a merge of one small layer that is not counted:
-libraries set themselves up in their first calls. PEFT's results are of the adapters' rank, so polyad compresses to that
-rank there; mergekit's are whole matrices, so polyad's result is left as it is (sparse, exact) there. mergekit gets its
-matrices ready made, base plus change; polyad and PEFT begin with factors.
+Each case runs in processes of its own with the same number of threads, after a merge of one small layer that is not
+counted: libraries set themselves up in their first calls. PEFT's results are of the adapters' rank, so polyad is made
+to compress to it there; mergekit's are whole matrices, so polyad's result is left as it is (sparse, exact) there.
+mergekit gets its matrices ready made, base plus change; polyad and PEFT begin with factors.
 
 The memory floor is the time that a copy of the inputs and the result takes, into memory that was written before; the
 new memory floor, into memory that the system has yet to give, as a result is. Whoever looks at every element must
