@@ -175,7 +175,7 @@ static inline Vector summed(const Combination& rule, int64_t at) {
 }
 
 // The mean of what agrees with the elected sign. `left` has room for LANES elements of every task.
-template <bool BANDED>
+template <bool BANDED, bool DIVIDED>
 static inline Vector elected(const Combination& rule, int64_t at, float* left) {
     const Vector zero{}, one = zero + 1.0f;
     Vector sum{}, divisor{};
@@ -193,10 +193,10 @@ static inline Vector elected(const Combination& rule, int64_t at, float* left) {
         const Vector value = load(left) * side;
         left += LANES;
         sum += value > zero ? value * task.weight : zero;
-        divisor += value > zero ? zero + task.divisor : zero;
+        if (DIVIDED) divisor += value > zero ? zero + task.divisor : zero;
     }
     sum *= side;
-    return rule.divide == NOTHING ? sum : sum / (divisor == zero ? one : divisor);
+    return DIVIDED ? sum / (divisor == zero ? one : divisor) : sum;
 }
 
 template <bool BANDED>
@@ -205,10 +205,12 @@ static void combined(const Combination& rule, int64_t n, float* out) {
     void* start = room.data();
     size_t size = room.size() * sizeof(float);
     float* left = (float*)std::align(LANES * sizeof(float), LANES * sizeof(float), start, size);
-    if (rule.elect)
-        for (int64_t i = 0; i < n; i += LANES) store(out + i, elected<BANDED>(rule, i, left));
-    else
+    if (!rule.elect)
         for (int64_t i = 0; i < n; i += LANES) store(out + i, summed<BANDED>(rule, i));
+    else if (rule.divide == NOTHING)
+        for (int64_t i = 0; i < n; i += LANES) store(out + i, elected<BANDED, false>(rule, i, left));
+    else
+        for (int64_t i = 0; i < n; i += LANES) store(out + i, elected<BANDED, true>(rule, i, left));
 }
 
 // `out` may be a task's values.
