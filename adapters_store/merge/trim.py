@@ -106,7 +106,7 @@ def _rescaled(task: torch.Tensor, density: float, before: float, rescale: Rescal
 
 def _scaled(task: torch.Tensor, density: float, before: float, after: float, rescale: Rescale) -> Trimmed:
     if rescale == "share":
-        return Trimmed(task, factor=1 / density if density else 1.0)
+        return Trimmed(task, factor=1 / density)
     if rescale == "l1" and before and after:
         return Trimmed(task, factor=before / after)
     return Trimmed(task)

@@ -14,6 +14,7 @@ shapes.
 import argparse
 import json
 import math
+import statistics
 import subprocess
 import sys
 import time
@@ -248,14 +249,15 @@ def products_seconds(linears: dict[str, tuple[int, int]], count: int, threads: i
 
 
 def measured(contender: str, method: str, count: int, options: argparse.Namespace) -> Result:
-    """The best of several runs: what disturbs one only adds to its time. One that takes long is not repeated."""
+    """The median of several runs; what takes long is run less often."""
     command = [sys.executable, "-m", "tests.bench.bench_merge", "--case", contender, method, str(count)]
     command += ["--shapes", options.shapes, "--layers", str(options.layers), "--threads", str(options.threads)]
     results: list[Result] = []
     while len(results) < options.repeats and sum(one["seconds"] for one in results) < LONG_S:
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         results.append(json.loads(done.stdout.strip().rpartition("\n")[2]))
-    result = min(results, key=lambda one: one["seconds"])
+    result = results[0] | {"seconds": statistics.median(one["seconds"] for one in results)}
+    result["peak_mib"] = max(one["peak_mib"] for one in results)
     peak = f"{result['peak_mib']:8.0f} MiB peak"
     times = " ".join(f"{one['seconds']:.3f}" for one in results)
     print(f"{method:12} of {count}  {contender:16} {result['seconds']:8.3f} s {peak}  ({times})", flush=True)
@@ -292,7 +294,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=4, help="of the model's; every contender has the same")
     parser.add_argument("--counts", type=int, nargs="+", default=[3, 8])
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=5, help="runs, the best of which counts")
+    parser.add_argument("--repeats", type=int, default=5, help="runs, of which the median counts")
     parser.add_argument("--ours", action="store_true", help="measure polyad alone")
     parser.add_argument("--case", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
