@@ -18,4 +18,4 @@ def native(name: str) -> Extension:
     )
 
 
-setup(ext_modules=[native(name) for name in ("delta", "factors", "fusion", "merging")])
+setup(ext_modules=[native(name) for name in ("delta", "factors", "fusion", "merging", "sieve")])

@@ -1,7 +1,5 @@
 def supported() -> dict[str, int]: ...
 def select(lanes: int, values: int, n: int, k: int, /) -> float: ...
-def band(lanes: int, values: int, n: int, dropped: int, kept: int, /) -> tuple[float, float]: ...
-def drop(lanes: int, values: int, n: int, key: int, limit: int, /) -> tuple[float, float]: ...
 def combine(
     lanes: int,
     rows: bytes,
@@ -11,6 +9,7 @@ def combine(
     weighted: bool,
     frequency: bool,
     zero_is_positive: bool,
+    scale: float,
     n: int,
     out: int,
     /,

@@ -4,7 +4,6 @@ A task vector is a tensor of any shape, float32, in one piece, on a CPU, that ho
 Without a C++ compiler at installation, none is, and those who ask compute in torch.
 """
 
-import math
 import struct
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -23,9 +22,30 @@ _MUCH = 2**23
 
 Divide = Literal["none", "weights", "count"]
 
-# csrc/merging.cpp has the same fields and numbers.
-_ROW = struct.Struct("qffff")
+# csrc/merging.cpp has the same fields, csrc/consensus.h the same numbers.
+_ROW = struct.Struct("qd")
 _DIVIDE: dict[Divide, int] = {"none": 0, "weights": 1, "count": 2}
+
+
+class Rule(NamedTuple):
+    """How task vectors become one, element by element: the weighted sum, or, if signs are elected, the mean of what
+    agrees with the sign; times `scale`.
+
+    `weighted` elects by weighted values, `frequency` by signs in place of values; a sum of zero elects the positive
+    sign or the negative. `divide` by the sum of the weights that agree, by their count, or not at all.
+    """
+
+    divide: Divide = "none"
+    elect: bool = False
+    weighted: bool = False
+    frequency: bool = False
+    zero_is_positive: bool = True
+    scale: float = 1.0
+
+    @property
+    def numbers(self) -> tuple[int, bool, bool, bool, bool, float]:
+        """As native code takes them."""
+        return (_DIVIDE[self.divide], *self[1:-1], float(self.scale))
 
 
 def empty(count: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -47,59 +67,10 @@ def kth_largest(task: torch.Tensor, k: int) -> float:
     return _merging.select(LANES, task.data_ptr(), task.numel(), k)
 
 
-def band(task: torch.Tensor, dropped: int, kept: int) -> tuple[float, float]:
-    """Where the magnitudes lie that follow the `dropped` largest, `kept` of them: from the first number to below the
-    second. Of equal ones the first are larger; those that no bound tells from the others become zero, in place.
-    """
-    return _merging.band(LANES, task.data_ptr(), task.numel(), dropped, kept)
-
-
-def drop(task: torch.Tensor, key: int, limit: int) -> tuple[float, float]:
-    """Keep, in place, the elements whose random 24 bits are below `limit`; the L1 norm before and after."""
-    return _merging.drop(LANES, task.data_ptr(), task.numel(), key, limit)
-
-
-class Task(NamedTuple):
-    """A task vector of which the magnitudes from `low` to below `end` count, times `factor`; and its weight."""
-
-    values: torch.Tensor
-    weight: float
-    factor: float = 1.0
-    low: float = 0.0
-    end: float = math.inf
-
-
-def sum_up(tasks: Sequence[Task], out: torch.Tensor) -> torch.Tensor:
-    """The weighted sum, element by element; all of one shape. `out` may be one of them."""
-    return _combine(tasks, out, elect=False)
-
-
-def elect(
-    tasks: Sequence[Task],
-    out: torch.Tensor,
-    *,
-    divide: Divide,
-    weighted: bool,
-    frequency: bool,
-    zero_is_positive: bool,
-) -> torch.Tensor:
-    """The mean of what agrees with the elected sign, element by element; all of one shape. `out` may be one of them."""
-    rule = (_DIVIDE[divide], True, weighted, frequency, zero_is_positive)
-    return _combine(tasks, out, *rule)
-
-
-def _combine(
-    tasks: Sequence[Task],
-    out: torch.Tensor,
-    divide: int = 0,
-    elect: bool = True,
-    weighted: bool = False,
-    frequency: bool = False,
-    zero_is_positive: bool = True,
-) -> torch.Tensor:
-    rows = b"".join(_ROW.pack(task.values.data_ptr(), *task[1:]) for task in tasks)
-    rule = (divide, elect, weighted, frequency, zero_is_positive)
-    _merging.combine(LANES, rows, len(tasks), *rule, out.numel(), out.data_ptr())
+def combine(tasks: Sequence[torch.Tensor], weights: Sequence[float], rule: Rule, out: torch.Tensor) -> torch.Tensor:
+    """One task vector of several, all of one shape. `out` may be one of them."""
+    rows = b"".join(_ROW.pack(task.data_ptr(), weight) for task, weight in zip(tasks, weights, strict=True))
+    _merging.combine(LANES, rows, len(tasks), *rule.numbers, out.numel(), out.data_ptr())
     return out
 
 

@@ -54,7 +54,7 @@ def test_wheel_holds_every_source_file_and_nothing_else(wheel: Path) -> None:
     files = [file for part in PARTS for file in (ROOT / part).rglob("*") if file.is_file()]
     sources = {f"polyad/{file.relative_to(ROOT)}" for file in files if file.suffix not in (".pyc", ".so")}
     suffix = sysconfig.get_config_var("EXT_SUFFIX")
-    built = {f"polyad/kernels/_{name}{suffix}" for name in ("delta", "factors", "fusion", "merging")}
+    built = {f"polyad/kernels/_{name}{suffix}" for name in ("delta", "factors", "fusion", "merging", "sieve")}
     assert inside == {*sources, *built}
 
 

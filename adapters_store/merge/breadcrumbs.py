@@ -4,31 +4,29 @@
 - `mergekit`: over the whole tensor; its gamma is drop_top, its density keep.
 """
 
-import torch
-
 from polyad.adapters_store.errors import InvalidInput
 from polyad.adapters_store.merge.consensus import Election, agreeing, total
 from polyad.adapters_store.merge.method import Form, Method, Tensors
 from polyad.adapters_store.merge.parameter import SCALE, Parameter, share
+from polyad.adapters_store.merge.task import Left, Result
 from polyad.adapters_store.merge.trim import outliers, row_outliers
-from polyad.adapters_store.merge.trimmed import Trimmed
 
 
-def _trimmed(tensors: Tensors) -> list[Trimmed]:
-    trim = row_outliers if tensors.values["variant"] == "paper" else outliers
-    trimmed = []
-    for task, kept, drop_top in zip(tensors.tasks, tensors.each("keep"), tensors.each("drop_top"), strict=True):
-        if trim is row_outliers and kept + drop_top > 1:
+def _trimmed(tensors: Tensors) -> list[Left]:
+    shares = list(zip(tensors.each("keep"), tensors.each("drop_top"), strict=True))
+    if tensors.values["variant"] != "paper":
+        return [outliers(task, *both) for task, both in zip(tensors.sources, shares, strict=True)]
+    for kept, drop_top in shares:
+        if kept + drop_top > 1:
             raise InvalidInput("drop_top", drop_top, f"at most {1 - kept:g}: drop_top and keep are shares of one whole")
-        trimmed.append(trim(task, kept, drop_top))
-    return trimmed
+    return [row_outliers(task, *both) for task, both in zip(tensors.tasks, shares, strict=True)]
 
 
-def _breadcrumbs(tensors: Tensors) -> torch.Tensor:
+def _breadcrumbs(tensors: Tensors) -> Result:
     return total(_trimmed(tensors), tensors.weights, scale=tensors.values["scale"])
 
 
-def _breadcrumbs_ties(tensors: Tensors) -> torch.Tensor:
+def _breadcrumbs_ties(tensors: Tensors) -> Result:
     return agreeing(_trimmed(tensors), tensors.weights, _UNDIVIDED, tensors.values["scale"])
 
 

@@ -5,7 +5,6 @@ directions.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -17,11 +16,11 @@ from polyad.adapters_store.delta.recompression import kept_rank
 from polyad.adapters_store.delta.sparse import index_dtype
 from polyad.adapters_store.errors import InvalidInput
 from polyad.adapters_store.merge.counter_random import normal, stream
+from polyad.adapters_store.merge.task import Result
 from polyad.adapters_store.merge.threshold import top_mask
+from polyad.adapters_store.merge.workspace import Workspace
 from polyad.kernels import merging
-
-# Memory for so many elements.
-Empty = Callable[[int, torch.dtype], torch.Tensor]
+from polyad.kernels.sieve import Combination, Empty
 
 _OVERSAMPLED = 16
 _POWER_STEPS = 2
@@ -68,11 +67,28 @@ class Compress:
 
 @dataclass(frozen=True, eq=False)
 class Compressed:
-    """Terms, and the Frobenius norm of what they lack of the matrix."""
+    """Terms, and the Frobenius norm of what they lack of the matrix; `norm` is their own, where it is known."""
 
     low_rank: LowRank | None
     sparse: Sparse | None
     error: float
+    norm: float | None = None
+
+
+def compress(merged: Result, rule: Compress | None, workspace: Workspace) -> Compressed:
+    """A matrix, float32; without a rule it becomes sparse, exactly."""
+    if isinstance(merged, Combination):
+        if rule is None:
+            return _combined(merged, workspace.lasting)
+        merged = merged.dense(workspace.matrix("result", merged.shape))
+    return compress_dense(merged, rule, workspace.lasting)
+
+
+def _combined(merged: Combination, empty: Empty) -> Compressed:
+    shape = (merged.shape[0], merged.shape[1])
+    indices, values, squared = merged.sparse(index_dtype(shape), empty)
+    sparse = Sparse(indices, values, shape, ordered=True) if len(values) else None
+    return Compressed(None, sparse, 0.0, math.sqrt(squared))
 
 
 def compress_dense(change_OI: torch.Tensor, rule: Compress | None, empty: Empty = _empty) -> Compressed:

@@ -9,8 +9,9 @@ from typing import Literal
 
 import torch
 
-from polyad.adapters_store.merge.trimmed import Trimmed, whole
-from polyad.kernels import merging
+from polyad.adapters_store.merge.task import Left, Result, written
+from polyad.kernels import merging, sieve
+from polyad.kernels.merging import Rule
 
 _BLOCK = 2**17
 
@@ -34,47 +35,48 @@ COUNTED = Election(weighted=False, divide="count")
 PAPER = Election(weighted=False, divide="count", zero="majority")
 
 
-def total(tasks: Sequence[Trimmed], weights: Sequence[float], divisor: float = 1.0, scale: float = 1.0) -> torch.Tensor:
+def total(tasks: Sequence[Left], weights: Sequence[float], divisor: float = 1.0, scale: float = 1.0) -> Result:
     """The weighted sum, over `divisor`; times `scale`. It may be written over the first task."""
     shares = [weight / divisor for weight in weights]
-    if _native(tasks):
-        return _scaled(merging.sum_up(_weighted(tasks, shares), tasks[0].task), scale)
-    return _scaled(_sum([task.written() for task in tasks], shares), scale)
+    return _combined(tasks, shares, Rule(scale=scale), lambda parts: _sum(parts, shares))
 
 
-def agreeing(
-    tasks: Sequence[Trimmed], weights: Sequence[float], election: Election, scale: float = 1.0
-) -> torch.Tensor:
+def agreeing(tasks: Sequence[Left], weights: Sequence[float], election: Election, scale: float = 1.0) -> Result:
     """The mean of what agrees with the elected sign, element by element, times `scale`; zero where nothing does.
 
     It may be written over the first task.
     """
-    if election.zero == "majority":
-        tasks = whole(task.written() for task in tasks)
-    zero_is_positive = election.zero == "positive" or _mostly_positive([task.task for task in tasks])
-    if not _native(tasks):
-        written = [task.written() for task in tasks]
-        return _scaled(_in_blocks(written, lambda parts: _agreeing(parts, weights, election, zero_is_positive)), scale)
-    elected = merging.elect(
-        _weighted(tasks, weights),
-        tasks[0].task,
+    zero_is_positive = election.zero == "positive" or _mostly_positive(tasks)
+    rule = Rule(
         divide=election.divide,
+        elect=True,
         weighted=election.weighted and not election.frequency,
         frequency=election.frequency,
         zero_is_positive=zero_is_positive,
+        scale=scale,
     )
-    return _scaled(elected, scale)
+    return _combined(
+        tasks,
+        weights,
+        rule,
+        lambda parts: _in_blocks(parts, lambda some: _agreeing(some, weights, election, zero_is_positive)),
+    )
 
 
-def _native(tasks: Sequence[Trimmed]) -> bool:
-    return merging.takes(*(task.task for task in tasks))
-
-
-def _weighted(tasks: Sequence[Trimmed], weights: Sequence[float]) -> list[merging.Task]:
-    return [
-        merging.Task(task.task, weight, task.factor, task.low, task.end)
-        for task, weight in zip(tasks, weights, strict=True)
-    ]
+def _combined(
+    tasks: Sequence[Left],
+    weights: Sequence[float],
+    rule: Rule,
+    in_torch: Callable[[Sequence[torch.Tensor]], torch.Tensor],
+) -> Result:
+    left = [task for task in tasks if isinstance(task, sieve.Left)]
+    if len(left) == len(tasks):
+        return sieve.Combination(left, weights, rule)
+    tensors = [written(task) for task in tasks]
+    if merging.takes(*tensors):
+        return merging.combine(tensors, weights, rule, tensors[0])
+    result = in_torch(tensors)
+    return result if rule.scale == 1 else result.mul_(rule.scale)
 
 
 def _sum(tasks: Sequence[torch.Tensor], weights: Sequence[float]) -> torch.Tensor:
@@ -82,10 +84,6 @@ def _sum(tasks: Sequence[torch.Tensor], weights: Sequence[float]) -> torch.Tenso
     for task, weight in zip(tasks[1:], weights[1:], strict=True):
         result.add_(task, alpha=weight)
     return result
-
-
-def _scaled(result: torch.Tensor, scale: float) -> torch.Tensor:
-    return result if scale == 1 else result.mul_(scale)
 
 
 def _agreeing(
@@ -114,8 +112,9 @@ def _agreeing(
     return result
 
 
-def _mostly_positive(tasks: Sequence[torch.Tensor]) -> bool:
-    signs = _in_blocks(tasks, lambda parts: _sum(parts, [1.0] * len(parts)).sign_())
+def _mostly_positive(tasks: Sequence[Left]) -> bool:
+    tensors = [written(task) for task in tasks]
+    signs = _in_blocks(tensors, lambda parts: _sum(parts, [1.0] * len(parts)).sign_())
     return float(signs.sum(dtype=torch.float64)) >= 0
 
 

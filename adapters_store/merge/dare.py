@@ -7,30 +7,28 @@
 
 import dataclasses
 
-import torch
-
 from polyad.adapters_store.merge.consensus import agreeing, total
 from polyad.adapters_store.merge.counter_random import stream
 from polyad.adapters_store.merge.method import Form, Method, Tensors
 from polyad.adapters_store.merge.parameter import SCALE, share
+from polyad.adapters_store.merge.task import Left, Result
 from polyad.adapters_store.merge.ties import NORMALIZE, SIGN, election
 from polyad.adapters_store.merge.trim import Rescale, random
-from polyad.adapters_store.merge.trimmed import Trimmed
 
 
-def _dropped(tensors: Tensors) -> list[Trimmed]:
+def _dropped(tensors: Tensors) -> list[Left]:
     rescale: Rescale = "l1" if tensors.values["variant"] == "mergekit" else "share"
     return [
         random(task, density, stream(tensors.seed, tensors.name, place), rescale)
-        for place, (task, density) in enumerate(zip(tensors.tasks, tensors.each("density"), strict=True))
+        for place, (task, density) in enumerate(zip(tensors.sources, tensors.each("density"), strict=True))
     ]
 
 
-def _dare_linear(tensors: Tensors) -> torch.Tensor:
+def _dare_linear(tensors: Tensors) -> Result:
     return total(_dropped(tensors), tensors.weights, scale=tensors.values["scale"])
 
 
-def _dare_ties(tensors: Tensors) -> torch.Tensor:
+def _dare_ties(tensors: Tensors) -> Result:
     return agreeing(_dropped(tensors), tensors.weights, election(tensors.values), tensors.values["scale"])
 
 

@@ -7,22 +7,20 @@
 
 import dataclasses
 
-import torch
-
 from polyad.adapters_store.errors import InvalidInput
 from polyad.adapters_store.merge.consensus import WEIGHTED, agreeing, total
 from polyad.adapters_store.merge.counter_random import stream
 from polyad.adapters_store.merge.method import Form, Method, Tensors
 from polyad.adapters_store.merge.parameter import SCALE, Parameter, share
+from polyad.adapters_store.merge.task import Left, Result
 from polyad.adapters_store.merge.ties import NORMALIZE
 from polyad.adapters_store.merge.trim import Rescale, ranked
-from polyad.adapters_store.merge.trimmed import Trimmed
 
 
-def _dropped(tensors: Tensors) -> list[Trimmed]:
+def _dropped(tensors: Tensors) -> list[Left]:
     rescale: Rescale = "l1" if tensors.values["variant"] == "mergekit" else "share"
     pairs = zip(tensors.tasks, tensors.each("density"), tensors.each("epsilon"), strict=True)
-    dropped = []
+    dropped: list[Left] = []
     for place, (task, density, epsilon) in enumerate(pairs):
         if density < 1 and not epsilon < density < 1 - epsilon:
             raise InvalidInput(
@@ -32,12 +30,12 @@ def _dropped(tensors: Tensors) -> list[Trimmed]:
     return dropped
 
 
-def _della(tensors: Tensors) -> torch.Tensor:
+def _della(tensors: Tensors) -> Result:
     rule = WEIGHTED if tensors.values["normalize"] else dataclasses.replace(WEIGHTED, divide="none")
     return agreeing(_dropped(tensors), tensors.weights, rule, tensors.values["scale"])
 
 
-def _della_linear(tensors: Tensors) -> torch.Tensor:
+def _della_linear(tensors: Tensors) -> Result:
     return total(_dropped(tensors), tensors.weights, scale=tensors.values["scale"])
 
 

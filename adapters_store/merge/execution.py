@@ -1,7 +1,7 @@
 """A merge, from deltas to a delta: one module after the other, in as many threads as are given.
 
 Every module is computed by one thread alone with one thread of torch's, so that its bytes do not depend on how many
-there are. Memory holds, for each thread, one matrix of every input, and the result.
+there are. Memory holds, for each thread, what is left of one matrix of every input, and the result.
 """
 
 import math
@@ -16,13 +16,15 @@ import torch
 
 from polyad.adapters_store.delta import Delta, ModuleDelta, module_norm, weighted_sum
 from polyad.adapters_store.errors import InvalidInput
-from polyad.adapters_store.merge.compress import Compressed, compress_dense, compress_low_rank
+from polyad.adapters_store.merge.compress import Compressed, compress, compress_low_rank
 from polyad.adapters_store.merge.method import Coefficients, Combine, Products, Tensors
-from polyad.adapters_store.merge.module_inputs import ModuleInputs, Weights, Workspace
+from polyad.adapters_store.merge.module_inputs import ModuleInputs, Weights
 from polyad.adapters_store.merge.recipe import Recipe
 from polyad.adapters_store.merge.report import ModuleReport, Report
 from polyad.adapters_store.merge.setting import Places
 from polyad.adapters_store.merge.survey import whole_model_threshold
+from polyad.adapters_store.merge.task import Task, matrix, written
+from polyad.adapters_store.merge.workspace import Workspace
 
 Statistics = Mapping[str, torch.Tensor]
 Progress = Callable[[int, int], None]
@@ -148,7 +150,7 @@ class Execution:
                 inputs = self._inputs(module)
                 alone = ModuleInputs(module, [inputs.changes[place]], inputs.shape, inputs.weight)
                 if inputs.has_matrix:
-                    yield alone.matrices(self._workspace)[0]
+                    yield matrix(alone.tasks(self._workspace)[0])
                 if inputs.has_bias:
                     yield alone.biases()[0]
 
@@ -202,21 +204,23 @@ class Execution:
     def _combined(self, inputs: ModuleInputs, combine: Combine, thresholds: Sequence[float] | None) -> _Result:
         compressed, bias = Compressed(None, None, 0.0), None
         if inputs.has_matrix:
-            merged = combine(self._tensors(inputs.module, inputs.matrices(self._workspace), thresholds))
-            compressed = compress_dense(merged, self.recipe.compress, self._workspace.lasting)
+            merged = combine(self._tensors(inputs.module, inputs.tasks(self._workspace), thresholds))
+            compressed = compress(merged, self.recipe.compress, self._workspace)
         if inputs.has_bias:
-            bias = combine(self._tensors(f"{inputs.module}.bias", inputs.biases(), thresholds))
+            bias = written(combine(self._tensors(f"{inputs.module}.bias", inputs.biases(), thresholds)))
         change = ModuleDelta(low_rank=compressed.low_rank, sparse=compressed.sparse, bias=bias)
-        return _Result(change, module_norm(change, inputs.weight), compressed.error)
+        known = compressed.norm if bias is None else None
+        norm = module_norm(change, inputs.weight) if known is None else known
+        return _Result(change, norm, compressed.error)
 
-    def _tensors(self, name: str, tasks: list[torch.Tensor], thresholds: Sequence[float] | None) -> Tensors:
+    def _tensors(self, name: str, sources: Sequence[Task], thresholds: Sequence[float] | None) -> Tensors:
         statistics, kind = None, self.recipe.statistics
         # vectors have no Gram matrix
-        if self.statistics is not None and not (kind == "gram" and tasks[0].dim() == 1):
+        if self.statistics is not None and not (kind == "gram" and len(sources[0].shape) == 1):
             statistics = [_statistic(one, name, place) for place, one in enumerate(self.statistics)]
         return Tensors(
             name=name,
-            tasks=tasks,
+            sources=sources,
             weights=self.recipe.weights(name, self.places),
             values=self.recipe.values(name, self.places),
             per_input=self.recipe.input_values(name, self.places),

@@ -25,7 +25,7 @@ from polyad.adapters_store.merge.method import Products, Tensors
 from polyad.adapters_store.merge.recipe import Recipe
 from polyad.adapters_store.merge.report import ModuleReport, Report
 from polyad.adapters_store.merge.setting import Places
-from polyad.adapters_store.merge.trimmed import whole
+from polyad.adapters_store.merge.task import written
 
 _SHARD_BYTES = 4 * 2**30
 _COPIED = ("config.json", "generation_config.json", "chat_template.jinja", "special_tokens_map.json", "vocab.json")
@@ -113,10 +113,11 @@ class FullMerge:
         if method.coefficients is not None:
             flat = [task.double().flatten() for task in tasks]
             products = [[float(one @ other) for other in flat] for one in flat] if method.needs_products else []
-            return total(whole(tasks), method.coefficients(Products(products, weights, values)))
+            return written(total(tasks, method.coefficients(Products(products, weights, values))))
         if method.combine is None:
             raise InvalidInput("method", method.name, "a method that merges tensors")
-        return method.combine(Tensors(name, tasks, weights, values, recipe.input_values(name, places), recipe.seed))
+        tensors = Tensors(name, tasks, weights, values, recipe.input_values(name, places), recipe.seed)
+        return written(method.combine(tensors))
 
     def _copy_rest(self, folder: Path) -> None:
         source = self._all_folders()[0]

@@ -1,28 +1,26 @@
 """The largest elements of each task vector, summed (PEFT's magnitude_prune, on dW); or those of a learned mask."""
 
-import torch
-
 from polyad.adapters_store.errors import InvalidInput
 from polyad.adapters_store.merge.consensus import total
 from polyad.adapters_store.merge.method import Form, Method, Tensors
 from polyad.adapters_store.merge.parameter import SCALE, share
+from polyad.adapters_store.merge.task import Left, Result
 from polyad.adapters_store.merge.trim import magnitude
-from polyad.adapters_store.merge.trimmed import Trimmed, whole
 
 
-def trimmed_by_magnitude(tensors: Tensors) -> list[Trimmed]:
+def trimmed_by_magnitude(tensors: Tensors) -> list[Left]:
     """Every task vector by its density, or by its threshold over the whole model."""
     return [
         magnitude(task, density, None if tensors.thresholds is None else tensors.thresholds[place])
-        for place, (task, density) in enumerate(zip(tensors.tasks, tensors.each("density"), strict=True))
+        for place, (task, density) in enumerate(zip(tensors.sources, tensors.each("density"), strict=True))
     ]
 
 
-def _magnitude_prune(tensors: Tensors) -> torch.Tensor:
+def _magnitude_prune(tensors: Tensors) -> Result:
     return total(trimmed_by_magnitude(tensors), tensors.weights, scale=tensors.values["scale"])
 
 
-def _graft(tensors: Tensors) -> torch.Tensor:
+def _graft(tensors: Tensors) -> Result:
     if tensors.values["variant"] == "magnitude":
         return _magnitude_prune(tensors)
     if tensors.statistics is None:
@@ -31,7 +29,7 @@ def _graft(tensors: Tensors) -> torch.Tensor:
         if mask.shape != task.shape:
             raise InvalidInput(f"statistics: {tensors.name}", tuple(mask.shape), str(tuple(task.shape)))
         task.mul_(mask)
-    return total(whole(tensors.tasks), tensors.weights, scale=tensors.values["scale"])
+    return total(tensors.tasks, tensors.weights, scale=tensors.values["scale"])
 
 
 MAGNITUDE_PRUNE = Method(

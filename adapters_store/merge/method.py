@@ -5,18 +5,20 @@ Two kinds of function make a delta of deltas. Shape suffixes: O output features,
 - `coefficients`: one number for each input and matrix, from inner products; the result is their weighted sum, exactly,
   and nothing is written out. Where the numbers do not even depend on the matrix, a request computes the sum inside the
   batch, as a blend.
-- `combine`: from the matrices dW (and vectors db) themselves, written out in float32, one at a time.
+- `combine`: from the matrices dW (and vectors db) themselves, in float32, those of one module at a time.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 from typing import Any
 
 import torch
 
 from polyad.adapters_store.errors import InvalidInput
 from polyad.adapters_store.merge.parameter import Parameter, Value
+from polyad.adapters_store.merge.task import Result, Task, matrix
 
 Values = Mapping[str, Any]
 
@@ -34,19 +36,24 @@ class Form(Enum):
 class Tensors:
     """One tensor of each input, [O, I] or [O], float32, which `combine` may overwrite; a change that lacks it is zero.
 
-    `weights` are those of the inputs. `values` has every parameter of the method; for those that may differ between
-    inputs, `each(name)` has one for each. `thresholds` are what `Method.survey` found, one for each input; `statistics`
-    what was stored beside each input (Fisher information, Gram matrices).
+    `tasks` are written out when they are asked for; `sources` are what they come from. `weights` are those of the
+    inputs. `values` has every parameter of the method; for those that may differ between inputs, `each(name)` has one
+    for each. `thresholds` are what `Method.survey` found, one for each input; `statistics` what was stored beside each
+    input (Fisher information, Gram matrices).
     """
 
     name: str
-    tasks: list[torch.Tensor]
+    sources: Sequence[Task]
     weights: Sequence[float]
     values: Values
     per_input: Sequence[Values]
     seed: int = 0
     thresholds: Sequence[float] | None = None
     statistics: Sequence[torch.Tensor] | None = None
+
+    @cached_property
+    def tasks(self) -> list[torch.Tensor]:
+        return [matrix(source) for source in self.sources]
 
     def each(self, name: str) -> list[Any]:
         return [values.get(name, self.values[name]) for values in self.per_input]
@@ -62,7 +69,7 @@ class Products:
 
 
 Coefficients = Callable[[Products], Sequence[float]]
-Combine = Callable[[Tensors], torch.Tensor]
+Combine = Callable[[Tensors], Result]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -1,6 +1,5 @@
 """One module of every input of a merge. Shape suffixes: O output features, I input features."""
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
@@ -8,39 +7,15 @@ from functools import cached_property, reduce
 import torch
 
 from polyad.adapters_store.delta import Delta, Grams, LowRank, ModuleDelta, dense, module_inner_products, weighted_sum
-from polyad.adapters_store.delta.dense_form import low_rank_product
 from polyad.adapters_store.errors import InvalidInput
 from polyad.adapters_store.merge.recipe import Input
-from polyad.kernels import factors, merging
+from polyad.adapters_store.merge.task import Task, product_of
+from polyad.adapters_store.merge.workspace import Workspace
+from polyad.kernels import factors
 
 Weights = Callable[[str], torch.Tensor]
 
 _SAMPLED_ROWS = 32
-_LOT = 2**26
-_ALIGNED = 64
-
-
-class Workspace(threading.local):
-    """Each thread's memory: to be given new memory takes as long as to compute what is written there."""
-
-    def __init__(self) -> None:
-        self._memory = torch.empty(0)
-        self._rest = torch.empty(0, dtype=torch.uint8)
-
-    def matrices(self, count: int, shape: tuple[int, int]) -> Sequence[torch.Tensor]:
-        """So many matrices, whatever is in them; the same memory at each call."""
-        if len(self._memory) < count * shape[0] * shape[1]:
-            self._memory = merging.empty(count * shape[0] * shape[1])
-        return self._memory[: count * shape[0] * shape[1]].view(count, *shape).unbind()
-
-    def lasting(self, count: int, dtype: torch.dtype) -> torch.Tensor:
-        """New memory for a part of a result: cut from a lot, which the system gives in large pages, as far as it is
-        written."""
-        size = count * dtype.itemsize
-        if len(self._rest) < size:
-            self._rest = merging.empty(max(size, _LOT), torch.uint8)
-        part, self._rest = self._rest[:size], self._rest[-(-size // _ALIGNED) * _ALIGNED :]
-        return part.view(dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,10 +49,18 @@ class ModuleInputs:
             for change in self.changes
         )
 
-    def matrices(self, workspace: Workspace) -> list[torch.Tensor]:
+    def tasks(self, workspace: Workspace) -> list[Task]:
         """dW of every input, float32, in the thread's memory, until it asks for others."""
-        memory = workspace.matrices(len(self.changes), self.shape)
-        return [_written(change, self.weight, out) for change, out in zip(self.changes, memory, strict=True)]
+        return [self._task(change, workspace, str(place)) for place, change in enumerate(self.changes)]
+
+    def _task(self, change: ModuleDelta | None, workspace: Workspace, name: str) -> Task:
+        if change is not None and change.is_low_rank and change.low_rank is not None:
+            product = product_of(change.low_rank, workspace, name)
+            if product is not None:
+                return product
+        whole = None if change is None else dense(change, self.weight)[0]
+        out = workspace.matrix(name, self.shape)
+        return out.zero_() if whole is None else out.copy_(whole)
 
     def biases(self) -> list[torch.Tensor]:
         """db of every input, float32, new memory."""
@@ -140,13 +123,6 @@ def _shape(module: str, changes: Sequence[ModuleDelta | None], weight: torch.Ten
     if len(outs) > 1 or len(ins) > 1:
         raise InvalidInput(module, [sorted(map(str, outs)), sorted(map(str, ins))], "adapters of one base model")
     return outs.pop() or 1 if outs else 1, ins.pop() or 1 if ins else 1
-
-
-def _written(change: ModuleDelta | None, weight: torch.Tensor | None, out: torch.Tensor) -> torch.Tensor:
-    if change is not None and change.is_low_rank and change.low_rank is not None:
-        return low_rank_product(change.low_rank, torch.float32, out)
-    whole = None if change is None else dense(change, weight)[0]
-    return out.zero_() if whole is None else out.copy_(whole)
 
 
 def _rows_of(change: ModuleDelta, every: int, weight: torch.Tensor | None) -> torch.Tensor | None:

@@ -13,15 +13,15 @@ from polyad.adapters_store.errors import InvalidInput
 from polyad.adapters_store.merge.consensus import total
 from polyad.adapters_store.merge.method import Form, Method, Tensors
 from polyad.adapters_store.merge.parameter import Parameter
-from polyad.adapters_store.merge.trimmed import whole
+from polyad.adapters_store.merge.task import Result
 
 _JITTER = 1e-8
 
 
-def _regmean(tensors: Tensors) -> torch.Tensor:
+def _regmean(tensors: Tensors) -> Result:
     tasks, weights = tensors.tasks, tensors.weights
     if tasks[0].dim() == 1:
-        return total(whole(tasks), weights, sum(weights))
+        return total(tasks, weights, sum(weights))
     if tensors.statistics is None:
         raise InvalidInput("statistics", None, "the Gram matrix of every input's activations")
     features = tasks[0].shape[1]

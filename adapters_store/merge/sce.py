@@ -9,14 +9,14 @@ import torch
 from polyad.adapters_store.merge.consensus import Election, agreeing
 from polyad.adapters_store.merge.method import Form, Method, Tensors
 from polyad.adapters_store.merge.parameter import SCALE, share
+from polyad.adapters_store.merge.task import Result
 from polyad.adapters_store.merge.threshold import top_mask
-from polyad.adapters_store.merge.trimmed import whole
 
 # The sign is that of the plain sum, the divisor the weights that agree.
 _RULE = Election(weighted=False, divide="weights")
 
 
-def _sce(tensors: Tensors) -> torch.Tensor:
+def _sce(tensors: Tensors) -> Result:
     tasks, select = tensors.tasks, tensors.values["select_topk"]
     if select < 1:
         mask = _most_varied(tasks, select)
@@ -25,7 +25,7 @@ def _sce(tensors: Tensors) -> torch.Tensor:
     energies = [float(task.square().mean(dtype=torch.float64)) for task in tasks]
     total = sum(energies)
     weights = [energy / total for energy in energies] if total > 0 else [1 / len(tasks)] * len(tasks)
-    return agreeing(whole(tasks), weights, _RULE, tensors.values["scale"])
+    return agreeing(tasks, weights, _RULE, tensors.values["scale"])
 
 
 def _most_varied(tasks: list[torch.Tensor], select: float) -> torch.Tensor:

@@ -9,12 +9,11 @@
 
 import dataclasses
 
-import torch
-
 from polyad.adapters_store.merge.consensus import COUNTED, PAPER, WEIGHTED, Election, agreeing
 from polyad.adapters_store.merge.magnitude_prune import trimmed_by_magnitude
 from polyad.adapters_store.merge.method import Form, Method, Tensors, Values
 from polyad.adapters_store.merge.parameter import SCALE, Parameter, share
+from polyad.adapters_store.merge.task import Result
 
 SIGN = Parameter(name="sign", default="total", choices=("total", "frequency"))
 NORMALIZE = Parameter(name="normalize", default=True)
@@ -28,7 +27,7 @@ def election(values: Values) -> Election:
     return rule if values["normalize"] else dataclasses.replace(rule, divide="none")
 
 
-def _ties(tensors: Tensors) -> torch.Tensor:
+def _ties(tensors: Tensors) -> Result:
     return agreeing(trimmed_by_magnitude(tensors), tensors.weights, election(tensors.values), tensors.values["scale"])
 
 

@@ -36,7 +36,7 @@ class Arguments {
     Type* pointer(int place) const { return (Type*)value[place]; }
 
     const Kernel* kernel = nullptr;
-    static constexpr int MOST = 12;
+    static constexpr int MOST = 16;
     int64_t value[MOST];
     double real[MOST];  // where a float was given
 };

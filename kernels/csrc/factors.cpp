@@ -13,15 +13,9 @@
 #include "arguments.h"
 #include "instruction_set.h"
 #include "number.h"
+#include "product.h"
 
 namespace {
-
-// Rows of b lie `b_step` apart.
-struct Product {
-    const float *a, *b;
-    int64_t b_step, rank, rows, columns;
-    float scale;
-};
 
 // A row of the table of kernels/factors.py.
 struct Term {
@@ -43,6 +37,10 @@ struct Kernels {
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma")
 namespace avx512 {
 constexpr int LANES = 16, TILE_ROWS = 6, TILE_COLUMNS = 4;
+#include "vector.h"
+
+#include "product_kernel.h"
+
 #include "factors_kernel.h"
 }  // namespace avx512
 #pragma GCC pop_options
@@ -50,12 +48,20 @@ constexpr int LANES = 16, TILE_ROWS = 6, TILE_COLUMNS = 4;
 #pragma GCC target("avx2,fma")
 namespace avx2 {
 constexpr int LANES = 8, TILE_ROWS = 6, TILE_COLUMNS = 2;
+#include "vector.h"
+
+#include "product_kernel.h"
+
 #include "factors_kernel.h"
 }  // namespace avx2
 #pragma GCC pop_options
 #endif
 namespace portable {
 constexpr int LANES = 4, TILE_ROWS = 2, TILE_COLUMNS = 4;
+#include "vector.h"
+
+#include "product_kernel.h"
+
 #include "factors_kernel.h"
 }  // namespace portable
 

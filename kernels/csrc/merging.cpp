@@ -14,8 +14,10 @@
 #include <vector>
 
 #include "arguments.h"
+#include "consensus.h"
 #include "instruction_set.h"
 #include "number.h"
+#include "select.h"
 
 #ifdef POLYAD_X86
 #include <immintrin.h>
@@ -27,39 +29,9 @@
 
 namespace {
 
-struct Selected {
-    uint32_t bits;         // of the magnitude
-    int64_t above, equal;  // how many are larger, how many are this
-};
-
-// Bits of magnitudes.
-struct Bracket {
-    uint32_t low, high;
-};
-constexpr Bracket EVERYTHING{0, 0x7fffffff};
-
-enum Divide { NOTHING, WEIGHTS, COUNT };
-
-// What is left of a task vector: magnitudes whose bits are at least `low` and below `end`, times a factor. `ballot` is
-// its weight in the election, `divisor` what one of its elements that agrees adds to the divisor.
-struct Task {
-    const float* values;
-    float weight, factor, ballot, divisor;
-    uint32_t low, end;
-};
-
-// How task vectors become one.
-struct Combination {
-    std::vector<Task> tasks;
-    int64_t divide;
-    bool elect, frequency, zero_is_positive;
-};
-
 struct Passes {
-    Selected (*select)(const float*, int64_t, int64_t);
-    Bracket (*band)(float*, int64_t, int64_t, int64_t);
-    void (*drop)(float*, int64_t, uint64_t, uint32_t, double*);
-    void (*combine)(const Combination&, int64_t, float*);
+    float (*kth_largest)(const float*, int64_t, int64_t);
+    void (*combine)(const Consensus&, const std::vector<const float*>&, int64_t, float*);
     double (*squared)(const float*, int64_t);
     int64_t (*count)(const float*, int64_t);
     void (*gather)(const float*, int64_t, int64_t, int32_t*, float*);
@@ -74,6 +46,10 @@ constexpr int LANES = 16;
 #include "vector.h"
 
 #include "lanes_avx512.h"
+#include "norms.h"
+#include "select_kernel.h"
+#include "consensus_kernel.h"
+
 #include "merging_kernel.h"
 }  // namespace avx512
 #pragma GCC pop_options
@@ -83,7 +59,11 @@ namespace avx2 {
 constexpr int LANES = 8;
 #include "vector.h"
 
-#include "lanes.h"
+#include "lanes_avx2.h"
+#include "norms.h"
+#include "select_kernel.h"
+#include "consensus_kernel.h"
+
 #include "merging_kernel.h"
 }  // namespace avx2
 #pragma GCC pop_options
@@ -93,6 +73,10 @@ constexpr int LANES = 4;
 #include "vector.h"
 
 #include "lanes.h"
+#include "norms.h"
+#include "select_kernel.h"
+#include "consensus_kernel.h"
+
 #include "merging_kernel.h"
 }  // namespace portable
 
@@ -100,68 +84,34 @@ const Variants<Passes> VARIANTS = POLYAD_VARIANTS(PASSES);
 
 PyObject* supported(PyObject*, PyObject*) { return supported_of(VARIANTS); }
 
-float value_of(uint32_t bits) {
-    float value;
-    std::memcpy(&value, &bits, 4);
-    return value;
-}
-
 // select(lanes, values, n, k)
 PyObject* select(PyObject*, Given given, Py_ssize_t count) {
     const Arguments<Passes> a(VARIANTS, given, count, 4);
     if (!a.kernel) return nullptr;
-    Selected found;
-    Py_BEGIN_ALLOW_THREADS found = a.kernel->select(a.pointer<float>(1), a.value[2], a.value[3]);
+    float found;
+    Py_BEGIN_ALLOW_THREADS found = a.kernel->kth_largest(a.pointer<float>(1), a.value[2], a.value[3]);
     Py_END_ALLOW_THREADS
-    return PyFloat_FromDouble(value_of(found.bits));
-}
-
-// band(lanes, values, n, dropped, kept)
-PyObject* band(PyObject*, Given given, Py_ssize_t count) {
-    const Arguments<Passes> a(VARIANTS, given, count, 5);
-    if (!a.kernel) return nullptr;
-    Bracket found;
-    Py_BEGIN_ALLOW_THREADS found = a.kernel->band(a.pointer<float>(1), a.value[2], a.value[3], a.value[4]);
-    Py_END_ALLOW_THREADS
-    const double end = found.high < UINT32_MAX ? value_of(found.high) : INFINITY;
-    return Py_BuildValue("(dd)", (double)value_of(found.low), end);
-}
-
-// drop(lanes, values, n, key, limit)
-PyObject* drop(PyObject*, Given given, Py_ssize_t count) {
-    const Arguments<Passes> a(VARIANTS, given, count, 5);
-    if (!a.kernel) return nullptr;
-    double sums[2];
-    Py_BEGIN_ALLOW_THREADS a.kernel->drop(a.pointer<float>(1), a.value[2], a.value[3], (uint32_t)a.value[4], sums);
-    Py_END_ALLOW_THREADS
-    return Py_BuildValue("(dd)", sums[0], sums[1]);
-}
-
-uint32_t bits_of(float value) {
-    uint32_t bits;
-    std::memcpy(&bits, &value, 4);
-    return bits;
+    return PyFloat_FromDouble(found);
 }
 
 // Of the table of kernels/merging.py.
 struct Row {
     const float* values;
-    float weight, factor, low, end;
+    double weight;
 };
 
-// combine(lanes, rows, their count, divide, elect, weighted, frequency, zero is positive, n, out)
+// combine(lanes, rows, their count, divide, elect, weighted, frequency, zero is positive, scale, n, out)
 PyObject* combine(PyObject*, Given given, Py_ssize_t count) {
-    const Arguments<Passes> a(VARIANTS, given, count, 10);
+    const Arguments<Passes> a(VARIANTS, given, count, 11);
     if (!a.kernel) return nullptr;
-    const int64_t divide = a.value[3];
-    Combination rule{{}, divide, a.value[4] != 0, a.value[6] != 0, a.value[7] != 0};
+    Consensus rule(a, 3);
+    std::vector<const float*> tasks;
     const Row* rows = a.pointer<const Row>(1);
     for (const Row* row = rows; row < rows + a.value[2]; ++row) {
-        const float ballot = a.value[5] ? row->weight : 1.0f, divisor = divide == WEIGHTS ? row->weight : 1.0f;
-        const uint32_t end = std::isinf(row->end) ? UINT32_MAX : bits_of(row->end);
-        rule.tasks.push_back({row->values, row->weight, row->factor, ballot, divisor, bits_of(row->low), end});
+        rule.add((float)row->weight);
+        tasks.push_back(row->values);
     }
-    Py_BEGIN_ALLOW_THREADS a.kernel->combine(rule, a.value[8], a.pointer<float>(9));
+    Py_BEGIN_ALLOW_THREADS a.kernel->combine(rule, tasks, a.value[9], a.pointer<float>(10));
     Py_END_ALLOW_THREADS
     Py_RETURN_NONE;
 }
@@ -215,8 +165,6 @@ PyObject* large_pages(PyObject*, Given given, Py_ssize_t count) {
 PyMethodDef METHODS[] = {
     {"supported", supported, METH_NOARGS, "Lanes of each instruction set that this machine has, the widest first."},
     {"select", fast(select), METH_FASTCALL, "The k-th largest magnitude."},
-    {"band", fast(band), METH_FASTCALL, "Where magnitudes of some ranks lie."},
-    {"drop", fast(drop), METH_FASTCALL, "Keep elements at random; sums of magnitudes before and after."},
     {"combine", fast(combine), METH_FASTCALL, "The sum, or the mean of what agrees with the elected sign."},
     {"squared", fast(squared), METH_FASTCALL, "The sum of squares."},
     {"count", fast(count_nonzero), METH_FASTCALL, "How many values are not zero."},

@@ -14,6 +14,11 @@ static inline Vector load(const bfloat16* from) {
 
 static inline void store(float* to, Vector value) { *(Vector*)to = value; }
 
+static inline Words load_words(const void* from) { return *(const Words*)from; }
+
+// So many elements are worked on together with every instruction set: sums are in the same order then.
+constexpr int GROUP = 16;
+
 // Half as many doubles as floats fill a register.
 constexpr int HALF = LANES / 2;
 

@@ -1,33 +1,16 @@
 """Native passes over task vectors, in every instruction set of this machine, against sorting and plain torch."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from polyad.adapters_store.merge import consensus, counter_random, trim
+from polyad.adapters_store.merge import consensus
 from polyad.adapters_store.merge.compress import compress_dense
-from polyad.adapters_store.merge.trimmed import Trimmed
+from polyad.adapters_store.merge.task import written
 from polyad.kernels import _merging, merging
-
-SIZES = [1, 2, 7, 33, 4096, 100_001]
-
-
-def normal(size: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(size, generator=torch.Generator().manual_seed(seed))
-
-
-KINDS: dict[str, Callable[[int], torch.Tensor]] = {
-    "normal": normal,
-    "equal": lambda size: torch.full((size,), -2.0),
-    "few": lambda size: (normal(size) * 3).trunc(),
-    "zeros": lambda size: normal(size) * (normal(size, 1) > 1),
-    "heavy": lambda size: normal(size) ** 9,
-    "tiny": lambda size: normal(size) * 1e-39,  # not normalised
-    # Large where a sample of every 64th looks, and only there.
-    "misleading": lambda size: normal(size) * (1 + 99 * (torch.arange(size) % 64 == 0)),
-}
+from tests.kernels.task_vectors import KINDS, SIZES, normal, places, whole_numbers
 
 
 @pytest.fixture(params=[*_merging.supported()], autouse=True)
@@ -47,10 +30,6 @@ def without(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], torch.Ten
     return computed
 
 
-def places(size: int) -> Iterator[int]:
-    yield from sorted({1, min(2, size), (size + 4) // 5, size})
-
-
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("size", SIZES)
 def test_kth_largest_is_what_sorting_gives(kind: str, size: int) -> None:
@@ -58,45 +37,6 @@ def test_kth_largest_is_what_sorting_gives(kind: str, size: int) -> None:
     ordered = values.abs().sort(descending=True).values
     for k in places(size):
         assert merging.kth_largest(values, k) == float(ordered[k - 1])
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("size", SIZES)
-def test_band_is_what_a_stable_sort_keeps(kind: str, size: int) -> None:
-    values = KINDS[kind](size)
-    order = values.abs().sort(descending=True, stable=True).indices
-    for dropped in (0, size // 100, size // 3):
-        for kept in places(size - dropped):
-            expected = torch.zeros_like(values)
-            chosen = order[dropped : dropped + kept]
-            expected[chosen] = values[chosen]
-            low, end = merging.band(banded := values.clone(), dropped, kept)
-            assert torch.equal(Trimmed(banded, low, end).written(), expected)
-            # What its bounds do not tell apart is left as it is, and nothing else is changed.
-            assert torch.equal(banded[expected != 0], expected[expected != 0])
-            assert set(banded[banded != values].tolist()) <= {0.0}
-
-
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("density", [0.0, 0.2, 1.0])
-def test_elements_are_dropped_by_their_numbers(size: int, density: float) -> None:
-    values, key = normal(size), counter_random.stream(3, "layers.0.q", size)
-    expected = values * counter_random.keep(key, 0, size, density)
-    before, after = merging.drop(dropped := values.clone(), key, counter_random.limit(density))
-    assert torch.equal(dropped, expected)
-    assert before == pytest.approx(float(values.double().abs().sum()), rel=1e-12)
-    assert after == pytest.approx(float(expected.double().abs().sum()), rel=1e-12)
-
-
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("rescale", ["none", "share", "l1"])
-def test_dropping_and_rescaling_are_torchs(
-    without: Callable[..., torch.Tensor], size: int, rescale: trim.Rescale
-) -> None:
-    def dropped() -> torch.Tensor:
-        return trim.random(normal(size), 0.3, 12345, rescale).written()
-
-    torch.testing.assert_close(dropped(), without(dropped), rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("rule", [consensus.WEIGHTED, consensus.COUNTED, consensus.PAPER])
@@ -113,22 +53,15 @@ def test_election_is_torchs(
     election = consensus.Election(rule.weighted, divide, frequency, rule.zero)
 
     def agreed() -> torch.Tensor:
-        return consensus.agreeing(trimmed(size), [1.0, 0.5, 2.0, -0.25], election, 1.5)
+        return written(consensus.agreeing(whole_numbers(size), [1.0, 0.5, 2.0, -0.25], election, 1.5))
 
     torch.testing.assert_close(agreed(), without(agreed), rtol=1e-6, atol=1e-6)
-
-
-def trimmed(size: int) -> list[Trimmed]:
-    """Whole numbers, so that sums of zero come about, and are zero in any order."""
-    first, second, third, fourth = ((normal(size, seed) * 2).round() for seed in range(4))
-    bands = [Trimmed(first, low=2), Trimmed(second, end=4, factor=0.5), Trimmed(third, 1, 3, -2)]
-    return [*bands, Trimmed(fourth)]
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_the_sum_is_torchs(without: Callable[..., torch.Tensor], size: int) -> None:
     def summed() -> torch.Tensor:
-        return consensus.total(trimmed(size), [1.0, 0.5, 2.0, -0.25], divisor=3.0, scale=0.5)
+        return written(consensus.total(whole_numbers(size), [1.0, 0.5, 2.0, -0.25], divisor=3.0, scale=0.5))
 
     torch.testing.assert_close(summed(), without(summed), rtol=1e-6, atol=1e-6)
 

@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from polyad.adapters_store.delta import LowRank, ModuleDelta, Sparse, dense
-from polyad.adapters_store.merge.module_inputs import ModuleInputs, Workspace
+from polyad.adapters_store.merge.module_inputs import ModuleInputs
+from polyad.adapters_store.merge.task import matrix
+from polyad.adapters_store.merge.workspace import Workspace
 
 SHAPE = (12, 9)
 
@@ -58,8 +60,8 @@ def test_conflict(changes: list[ModuleDelta | None]) -> None:
 def test_matrices_are_those_written_out_however_often_their_memory_was_used() -> None:
     workspace = Workspace()
     for changes in ([low_rank(1), sparse(2)], [None, low_rank(3)], [sparse(4), None]):
-        for matrix, change in zip(
-            ModuleInputs("layers.0.q", changes, SHAPE, None).matrices(workspace), changes, strict=True
-        ):
+        tasks = ModuleInputs("layers.0.q", changes, SHAPE, None).tasks(workspace)
+        for task, change in zip(tasks, changes, strict=True):
             written = None if change is None else dense(change)[0]
-            torch.testing.assert_close(matrix, torch.zeros(SHAPE) if written is None else written, rtol=1e-6, atol=1e-6)
+            expected = torch.zeros(SHAPE) if written is None else written
+            torch.testing.assert_close(matrix(task), expected, rtol=1e-6, atol=1e-6)
