@@ -29,7 +29,7 @@ else:
 Source = torch.Tensor | Term
 Empty = Callable[[int, torch.dtype], torch.Tensor]
 
-# Elements of a task vector whose bits are one number of `where`.
+# Elements of a task vector whose bits are one number of `where`; and how much is read and written at once.
 _GROUP = 16
 # csrc/sieve.cpp has the same fields.
 _SOURCE = struct.Struct("qqqqqqd")
@@ -58,24 +58,19 @@ def takes(source: Source) -> bool:
     """Whether it can be worked on here."""
     if isinstance(source, Term):
         return LANES > 0 and factors.takes(source.a_RI, source.b_OR)
-    return LANES > 0 and merging.takes(source)
-
-
-def room_sizes(elements: int) -> tuple[int, int]:
-    """How many numbers, int16 and float32, there must be room for. What is not needed is not written."""
-    return -(-elements // _GROUP) + 1, elements + 2 * _GROUP
+    return LANES > 0 and merging.takes(source) and source.numel() > 0
 
 
 def room(elements: int) -> Room:
-    """New memory."""
-    where, values = room_sizes(elements)
-    return Room(torch.empty(where, dtype=torch.int16), torch.empty(values))
+    """New memory, enough whatever is left; what is not needed is not written."""
+    groups = -(-elements // _GROUP)
+    return Room(torch.empty(groups + 1, dtype=torch.int16), merging.empty(elements + 2 * _GROUP))
 
 
 def above(source: Source, to: Room, low: float) -> Left:
     """The magnitudes from `low` on; all, if it is 0."""
     _sieve.above(LANES, _source(source), float(low), *_addresses(to))
-    return Left(shape_of(source), to, low)
+    return Left(shape_of(source), to)
 
 
 def band(source: Source, to: Room, dropped: int, kept: int) -> Left:
@@ -109,19 +104,20 @@ class Combination:
 
     def dense(self, out: torch.Tensor) -> torch.Tensor:
         """All of it, into `out`."""
-        self._combine(0, False, out)
+        self._combine(self._table(), 0, False, out)
         return out
 
     def sparse(self, index_dtype: torch.dtype, empty: Empty) -> tuple[torch.Tensor, torch.Tensor, float]:
         """The flat places of what is not zero, and its values, in memory that `empty` gives; the sum of the squares."""
-        most = _sieve.most(LANES, self._table(), len(self.tasks), math.prod(self.shape)) + _GROUP
+        table = self._table()
+        most = _sieve.most(LANES, table, len(self.tasks), math.prod(self.shape)) + _GROUP
         indices, values = empty(most, index_dtype), empty(most, torch.float32)
-        count, squared = self._combine(indices.data_ptr(), index_dtype == torch.int64, values)
+        count, squared = self._combine(table, indices.data_ptr(), index_dtype == torch.int64, values)
         return indices[:count], values[:count], squared
 
-    def _combine(self, indices: int, wide: bool, out: torch.Tensor) -> tuple[int, float]:
+    def _combine(self, table: bytes, indices: int, wide: bool, out: torch.Tensor) -> tuple[int, float]:
         rule, n = self.rule.numbers, math.prod(self.shape)
-        return _sieve.combine(LANES, self._table(), len(self.tasks), *rule, n, indices, wide, out.data_ptr())
+        return _sieve.combine(LANES, table, len(self.tasks), *rule, n, indices, wide, out.data_ptr())
 
     def _table(self) -> bytes:
         return b"".join(

@@ -18,7 +18,7 @@ from polyad.adapters_store.delta.reader import read_delta
 from polyad.adapters_store.delta.recompression import Recompressed, recompress
 from polyad.adapters_store.delta.sparse import Sparse
 from polyad.adapters_store.delta.strict_json import strict_json
-from polyad.adapters_store.delta.sums import scale, weighted_sum
+from polyad.adapters_store.delta.sums import module_sum, scale, weighted_sum
 from polyad.adapters_store.delta.writer import write_delta, write_modules
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "dense",
     "scale",
     "weighted_sum",
+    "module_sum",
     "inner_product",
     "norm",
     "module_inner_product",

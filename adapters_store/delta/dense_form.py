@@ -9,7 +9,6 @@ from polyad.adapters_store.delta.low_rank import LowRank
 from polyad.adapters_store.delta.module_delta import ModuleDelta
 from polyad.adapters_store.delta.sparse import Sparse
 from polyad.adapters_store.errors import InvalidInput
-from polyad.kernels import factors
 
 
 def dense(
@@ -22,7 +21,7 @@ def dense(
     """
     terms = []
     if change.low_rank is not None:
-        terms.append(low_rank_product(change.low_rank, dtype))
+        terms.append(_low_rank(change.low_rank, dtype))
     if change.sparse is not None:
         terms.append(_sparse(change.sparse, dtype))
     if change.scales_weight:
@@ -54,12 +53,8 @@ def checked_weight(change: ModuleDelta, weight: torch.Tensor | None) -> torch.Te
     return weight
 
 
-def low_rank_product(term: LowRank, dtype: torch.dtype, out: torch.Tensor | None = None) -> torch.Tensor:
-    """scale * B A, in new memory or in `out`."""
-    if out is not None and factors.takes(term.a, term.b, out):
-        return factors.multiply(factors.Term(term.a, term.b, term.scale), out)
-    product: torch.Tensor = torch.mm(term.b.to(dtype) * term.scale, term.a.to(dtype), out=out)
-    return product
+def _low_rank(term: LowRank, dtype: torch.dtype) -> torch.Tensor:
+    return (term.b.to(dtype) * term.scale) @ term.a.to(dtype)
 
 
 def _sparse(term: Sparse, dtype: torch.dtype) -> torch.Tensor:

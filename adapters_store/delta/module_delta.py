@@ -31,6 +31,8 @@ class ModuleDelta:
             if vector.dim() != 1 or not vector.is_floating_point() or not len(vector):
                 what = f"{vector.dtype} of shape {tuple(vector.shape)}"
                 raise InvalidInput(name, what, "a floating vector with one element for each row or column")
+        if self.is_low_rank:
+            return
         for side, sizes in (("out", self._outs()), ("in", self._ins())):
             if len(set(sizes.values())) > 1:
                 raise InvalidInput("module_delta", sizes, f"terms with one number of {side} features")
@@ -38,17 +40,17 @@ class ModuleDelta:
     @property
     def out_features(self) -> int | None:
         """None where no term tells."""
-        return next(iter(self._outs().values()), None)
+        return self.low_rank.b.shape[0] if self.low_rank is not None else next(iter(self._outs().values()), None)
 
     @property
     def in_features(self) -> int | None:
         """None where no term tells."""
-        return next(iter(self._ins().values()), None)
+        return self.low_rank.a.shape[1] if self.low_rank is not None else next(iter(self._ins().values()), None)
 
     @property
     def is_low_rank(self) -> bool:
         """Whether it has no other term than the low-rank one."""
-        return self.sparse is None and not any(self._vectors())
+        return self.sparse is None and self.row_scale is None and self.column_scale is None and self.bias is None
 
     @property
     def scales_weight(self) -> bool:

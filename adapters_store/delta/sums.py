@@ -32,13 +32,25 @@ def weighted_sum(deltas: Sequence[Delta], weights: Sequence[float]) -> Delta:
     """
     if len(deltas) != len(weights):
         raise InvalidInput("weights", len(weights), f"{len(deltas)}, one for each delta")
+    _check(weights)
     modules: dict[str, list[_Weighted]] = {}
     for delta, weight in zip(deltas, weights, strict=True):
-        if not math.isfinite(weight):
-            raise InvalidInput("weights", weight, "finite numbers")
         for module, change in delta.modules.items() if weight else ():
             modules.setdefault(module, []).append((weight, change))
     return Delta({module: _module_sum(module, terms) for module, terms in modules.items()})
+
+
+def module_sum(module: str, changes: Sequence[ModuleDelta], weights: Sequence[float]) -> ModuleDelta | None:
+    """The same of one module; None where nothing has a weight."""
+    _check(weights)
+    terms = [(weight, change) for weight, change in zip(weights, changes, strict=True) if weight]
+    return _module_sum(module, terms) if terms else None
+
+
+def _check(weights: Sequence[float]) -> None:
+    for weight in weights:
+        if not math.isfinite(weight):
+            raise InvalidInput("weights", weight, "finite numbers")
 
 
 def _module_sum(module: str, terms: Sequence[_Weighted]) -> ModuleDelta:

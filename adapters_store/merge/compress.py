@@ -87,7 +87,7 @@ def compress(merged: Result, rule: Compress | None, workspace: Workspace) -> Com
 def _combined(merged: Combination, empty: Empty) -> Compressed:
     shape = (merged.shape[0], merged.shape[1])
     indices, values, squared = merged.sparse(index_dtype(shape), empty)
-    sparse = Sparse(indices, values, shape, ordered=True) if len(values) else None
+    sparse = Sparse(indices, values, shape, ordered=True) if values.numel() else None
     return Compressed(None, sparse, 0.0, math.sqrt(squared))
 
 
@@ -109,9 +109,9 @@ def compress_dense(change_OI: torch.Tensor, rule: Compress | None, empty: Empty 
     return approximate(change_OI, rule)
 
 
-def compress_low_rank(term: LowRank, rule: Compress | None, grams: Grams | None = None) -> Compressed:
+def compress_low_rank(term: LowRank, rule: Compress, grams: Grams | None = None) -> Compressed:
     """A sum of low-rank terms: the best there is. `grams` are those of the term, if somebody has them."""
-    if rule is None or (rule.energy is None and rule.most_ranks is None):
+    if rule.energy is None and rule.most_ranks is None:
         return Compressed(term, None, 0.0)
     if rule.rank is not None:
         return Compressed(term, None, 0.0) if term.rank <= rule.rank else _recompressed(term, grams, rank=rule.rank)

@@ -1,7 +1,8 @@
 """A merge, from deltas to a delta: one module after the other, in as many threads as are given.
 
 Every module is computed by one thread alone with one thread of torch's, so that its bytes do not depend on how many
-there are. Memory holds, for each thread, what is left of one matrix of every input, and the result.
+there are. Memory holds, for each thread, what is left of one matrix of every input (the matrix itself, where a method
+needs it), and the result.
 """
 
 import math
@@ -14,7 +15,7 @@ from itertools import combinations, islice
 
 import torch
 
-from polyad.adapters_store.delta import Delta, ModuleDelta, module_norm, weighted_sum
+from polyad.adapters_store.delta import Delta, ModuleDelta, module_norm, module_sum
 from polyad.adapters_store.errors import InvalidInput
 from polyad.adapters_store.merge.compress import Compressed, compress, compress_low_rank
 from polyad.adapters_store.merge.method import Coefficients, Combine, Products, Tensors
@@ -178,21 +179,17 @@ class Execution:
         weights = self.recipe.weights(inputs.module, self.places)
         values = self.recipe.values(inputs.module, self.places)
         shares = coefficients(Products(products, weights, values))
-        pairs = [
-            (Delta({inputs.module: change}), share)
-            for change, share in zip(inputs.changes, shares, strict=True)
-            if change is not None and share
-        ]
-        if not pairs:
+        present = [(one, share) for one, share in zip(inputs.changes, shares, strict=True) if one is not None]
+        change = module_sum(inputs.module, [one for one, _ in present], [share for _, share in present])
+        if change is None:
             return _Result(None, 0.0)
-        change = weighted_sum([delta for delta, _ in pairs], [share for _, share in pairs]).modules[inputs.module]
         squared = sum(
             a * b * product
             for a, row in zip(shares, products, strict=True)
             for b, product in zip(shares, row, strict=True)
         )
         whole = math.sqrt(max(squared, 0.0))
-        if change.low_rank is None:
+        if change.low_rank is None or self.recipe.compress is None:
             return _Result(change, whole)
         grams = inputs.grams.weighted(shares) if inputs.grams is not None and all(shares) else None
         smaller = compress_low_rank(change.low_rank, self.recipe.compress, grams)

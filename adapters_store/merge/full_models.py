@@ -1,7 +1,7 @@
 """Merges of whole models, tensor by tensor: folders of safetensors in, a folder of safetensors out.
 
 A task vector is a model's tensor minus the base model's; linear and slerp work on the weights themselves, as mergekit
-does. Memory holds one tensor of every model, and one shard of the result.
+does. Memory holds one tensor of every model, what is left of it, and one shard of the result.
 """
 
 import json
@@ -168,7 +168,7 @@ class _Shards:
 
 
 class _Measured:
-    """What is to be known of the inputs, before they are merged in place."""
+    """What is to be known of the inputs, before a merge writes over them."""
 
     def __init__(self, name: str, tasks: Sequence[torch.Tensor]) -> None:
         self._name = name

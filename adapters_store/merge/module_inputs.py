@@ -6,12 +6,12 @@ from functools import cached_property, reduce
 
 import torch
 
-from polyad.adapters_store.delta import Delta, Grams, LowRank, ModuleDelta, dense, module_inner_products, weighted_sum
+from polyad.adapters_store.delta import Delta, Grams, LowRank, ModuleDelta, dense, module_inner_products, module_sum
 from polyad.adapters_store.errors import InvalidInput
 from polyad.adapters_store.merge.recipe import Input
-from polyad.adapters_store.merge.task import Task, product_of
+from polyad.adapters_store.merge.task import ModuleTask, Task, term_of
 from polyad.adapters_store.merge.workspace import Workspace
-from polyad.kernels import factors
+from polyad.kernels import factors, sieve
 
 Weights = Callable[[str], torch.Tensor]
 
@@ -50,17 +50,18 @@ class ModuleInputs:
         )
 
     def tasks(self, workspace: Workspace) -> list[Task]:
-        """dW of every input, float32, in the thread's memory, until it asks for others."""
+        """dW of every input, until the thread asks for others: its memory is used again."""
         return [self._task(change, workspace, str(place)) for place, change in enumerate(self.changes)]
 
     def _task(self, change: ModuleDelta | None, workspace: Workspace, name: str) -> Task:
         if change is not None and change.is_low_rank and change.low_rank is not None:
-            product = product_of(change.low_rank, workspace, name)
-            if product is not None:
-                return product
+            low_rank = change.low_rank
+            term = term_of(low_rank.a, low_rank.b, low_rank.scale)
+            if sieve.takes(term):
+                return ModuleTask(term, self.shape, workspace, name)
         whole = None if change is None else dense(change, self.weight)[0]
         out = workspace.matrix(name, self.shape)
-        return out.zero_() if whole is None else out.copy_(whole)
+        return ModuleTask(out.zero_() if whole is None else out.copy_(whole), self.shape, workspace, name)
 
     def biases(self) -> list[torch.Tensor]:
         """db of every input, float32, new memory."""
@@ -99,19 +100,17 @@ class ModuleInputs:
 
 
 def _summed(module: str, one: Input, deltas: Mapping[str, Delta]) -> ModuleDelta | None:
-    parts, coefficients = [], []
+    changes, coefficients = [], []
     for source, coefficient in one.terms:
         if source not in deltas:
             raise InvalidInput("inputs", source, "adapters that are there")
         change = deltas[source].modules.get(module)
         if change is not None:
-            parts.append(Delta({module: change}))
+            changes.append(change)
             coefficients.append(coefficient)
-    if not parts:
-        return None
-    if len(parts) == 1 and coefficients[0] == 1:
-        return parts[0].modules[module]
-    return weighted_sum(parts, coefficients).modules.get(module)
+    if len(changes) == 1 and coefficients[0] == 1:
+        return changes[0]
+    return module_sum(module, changes, coefficients)
 
 
 def _shape(module: str, changes: Sequence[ModuleDelta | None], weight: torch.Tensor | None) -> tuple[int, int]:

@@ -11,6 +11,7 @@ start.
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 from polyad.adapters_store.errors import InvalidInput
@@ -70,6 +71,7 @@ def value_at(setting: Setting, name: str, place: float, default: Value) -> Value
     return (1 - share) * numbers[first] + share * numbers[second]
 
 
+@lru_cache(2**12)
 def layer_of(name: str) -> int | None:
     """The number of the layer that a tensor's name tells."""
     found = _LAYER.search(name)

@@ -8,6 +8,7 @@
 """
 
 import dataclasses
+from functools import cache
 
 from polyad.adapters_store.merge.consensus import COUNTED, PAPER, WEIGHTED, Election, agreeing
 from polyad.adapters_store.merge.magnitude_prune import trimmed_by_magnitude
@@ -23,8 +24,13 @@ _RULES = {"mergekit": WEIGHTED, "peft": COUNTED, "paper": PAPER}
 
 def election(values: Values) -> Election:
     """The rule of a variant."""
-    rule = dataclasses.replace(_RULES[values["variant"]], frequency=values["sign"] == "frequency")
-    return rule if values["normalize"] else dataclasses.replace(rule, divide="none")
+    return _election(values["variant"], values["sign"], values["normalize"])
+
+
+@cache
+def _election(variant: str, sign: str, normalize: bool) -> Election:
+    rule = dataclasses.replace(_RULES[variant], frequency=sign == "frequency")
+    return rule if normalize else dataclasses.replace(rule, divide="none")
 
 
 def _ties(tensors: Tensors) -> Result:

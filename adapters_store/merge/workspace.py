@@ -18,13 +18,13 @@ class Workspace(threading.local):
         self._matrices: dict[str, torch.Tensor] = {}
         self._rooms: dict[str, tuple[int, sieve.Room]] = {}
         self._lot = torch.empty(0, dtype=torch.uint8)
-        self._used = 0
+        self._used = self._size = 0
 
     def matrix(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
         """Whatever is in it, float32."""
         elements = torch.Size(shape).numel()
         lent = self._matrices.get(name)
-        if lent is None or len(lent) < elements:
+        if lent is None or lent.numel() < elements:
             lent = self._matrices[name] = merging.empty(elements)
         return lent[:elements].view(shape)
 
@@ -40,7 +40,8 @@ class Workspace(threading.local):
         """New memory for a part of a result: cut from a lot, which the system gives in large pages, as far as it is
         written."""
         start, size = self._used, count * dtype.itemsize
-        if start + size > len(self._lot):
-            start, self._lot = 0, merging.empty(max(size, _LOT), torch.uint8)
+        if start + size > self._size:
+            start, self._size = 0, max(size, _LOT)
+            self._lot = merging.empty(self._size, torch.uint8)
         self._used = start + -(-size // _ALIGNED) * _ALIGNED
         return self._lot[start : start + size].view(dtype)

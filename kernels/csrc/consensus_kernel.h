@@ -9,8 +9,8 @@ struct Block {
 };
 
 // `left(t)` is what is left of task vector t, a block of it.
-template <class Left>
-static inline void sum_up(const Consensus& rule, Left left, Vector* sum) {
+template <class LeftOf>
+static inline void sum_up(const Consensus& rule, LeftOf left, Vector* sum) {
     for (size_t t = 0; t < rule.voters.size(); ++t) {
         const Block block = left(t);
         for (int v = 0; v < VECTORS; ++v) sum[v] += block.part[v] * rule.voters[t].weight;
@@ -18,8 +18,8 @@ static inline void sum_up(const Consensus& rule, Left left, Vector* sum) {
 }
 
 // The sign that each element's sum has, as 1 or -1.
-template <class Left>
-static inline void elect(const Consensus& rule, Left left, Vector* side) {
+template <class LeftOf>
+static inline void elect(const Consensus& rule, LeftOf left, Vector* side) {
     const Vector zero{}, one = zero + 1.0f;
     Vector sum[VECTORS] = {};
     for (size_t t = 0; t < rule.voters.size(); ++t) {
@@ -34,8 +34,8 @@ static inline void elect(const Consensus& rule, Left left, Vector* side) {
 }
 
 // The mean of what agrees with the elected sign.
-template <bool DIVIDED, class Left>
-static inline void agree(const Consensus& rule, Left left, Vector* sum) {
+template <bool DIVIDED, class LeftOf>
+static inline void agree(const Consensus& rule, LeftOf left, Vector* sum) {
     const Vector zero{}, one = zero + 1.0f;
     Vector side[VECTORS], divisor[VECTORS] = {};
     elect(rule, left, side);
@@ -59,8 +59,8 @@ static inline Kind kind_of(const Consensus& rule) {
     return !rule.elect ? SUMMED : rule.divide == NOTHING ? ELECTED : DIVIDED;
 }
 
-template <Kind KIND, class Left>
-static inline Block agreed(const Consensus& rule, Left left) {
+template <Kind KIND, class LeftOf>
+static inline Block agreed(const Consensus& rule, LeftOf left) {
     Block result{};
     if (KIND == SUMMED) sum_up(rule, left, result.part);
     else agree<KIND == DIVIDED>(rule, left, result.part);

@@ -8,7 +8,7 @@ static inline uint32_t bits_of(Words where) {
 }
 
 // The values whose bits are set, one after the other; how many there are. LANES values may be written.
-static inline int pack(Words values, uint32_t bits, uint32_t* to) {
+static inline int pack(Words values, uint32_t bits, Word* to) {
     int count = 0;
     for (int lane = 0; lane < LANES; ++lane) {
         to[count] = values[lane];
@@ -18,7 +18,7 @@ static inline int pack(Words values, uint32_t bits, uint32_t* to) {
 }
 
 // The reverse: zero where a bit is not set. LANES values may be read.
-static inline Words unpack(const uint32_t* from, uint32_t bits) {
+static inline Words unpack(const Word* from, uint32_t bits) {
     Words values{};
     for (int lane = 0; lane < LANES; ++lane)
         if (bits >> lane & 1) values[lane] = *from++;

@@ -22,12 +22,12 @@ static inline Words ordered(Words values, uint64_t order) {
     return (Words)_mm256_permutevar8x32_epi32((__m256i)values, _mm256_cvtepu8_epi32(_mm_cvtsi64_si128((int64_t)order)));
 }
 
-static inline int pack(Words values, uint32_t bits, uint32_t* to) {
+static inline int pack(Words values, uint32_t bits, Word* to) {
     *(Words*)to = ordered(values, ORDERS.packed[bits]);
     return __builtin_popcount(bits);
 }
 
-static inline Words unpack(const uint32_t* from, uint32_t bits) {
+static inline Words unpack(const Word* from, uint32_t bits) {
     return ordered(load_words(from), ORDERS.unpacked[bits]) & load_words(ORDERS.lanes[bits]);
 }
 

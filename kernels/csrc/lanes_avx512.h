@@ -2,12 +2,12 @@
 
 static inline uint32_t bits_of(Words where) { return _mm512_movepi32_mask((__m512i)where); }
 
-static inline int pack(Words values, uint32_t bits, uint32_t* to) {
+static inline int pack(Words values, uint32_t bits, Word* to) {
     _mm512_storeu_si512(to, _mm512_maskz_compress_epi32((__mmask16)bits, (__m512i)values));
     return __builtin_popcount(bits);
 }
 
-static inline Words unpack(const uint32_t* from, uint32_t bits) {
+static inline Words unpack(const Word* from, uint32_t bits) {
     return (Words)_mm512_maskz_expand_epi32((__mmask16)bits, _mm512_loadu_si512(from));
 }
 

@@ -55,8 +55,8 @@ static void gather(const float* values, int64_t n, int64_t found, int32_t* indic
     for (; i + LANES <= n && c + LANES <= found; i += LANES, places += LANES) {
         const Words all = load_words(values + i);
         const uint32_t bits = bits_of((Words)((Vector)all != 0));
-        pack(places, bits, (uint32_t*)indices + c);
-        c += pack(all, bits, (uint32_t*)out + c);
+        pack(places, bits, (Word*)indices + c);
+        c += pack(all, bits, (Word*)out + c);
     }
     for (; c < found && i < n; ++i)
         if (values[i] != 0) indices[c] = (int32_t)i, out[c++] = values[i];

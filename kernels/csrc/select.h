@@ -14,7 +14,7 @@ struct Selected {
 struct Bracket {
     uint32_t low, high;
 };
-constexpr Bracket EVERYTHING{0, 0x7fffffff};
+constexpr Bracket EVERYTHING{0, 0x7fffffff}, NOTHING_LEFT{1, 0};
 
 // Of fewer no sample is taken.
 constexpr int64_t LITTLE = 4096;

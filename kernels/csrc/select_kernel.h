@@ -1,4 +1,5 @@
-// The k-th largest magnitude, exactly, without sorting. Included once per instruction set, after vector.h and lanes.h.
+// The k-th largest magnitude, exactly, without sorting. Included once per instruction set, after vector.h, lanes.h
+// and norms.h.
 
 // Two magnitudes that the k-th largest very probably lies between, those included: the ranks some standard deviations to
 // either side of the one that is looked for, in a sample of one from each stretch. `bits_at` gives their bits.

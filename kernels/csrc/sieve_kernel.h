@@ -1,5 +1,5 @@
 // What is left of task vectors, for vectors of LANES floats. Included once per instruction set, after
-// product_kernel.h, select_kernel.h and consensus_kernel.h.
+// product_kernel.h, select_kernel.h and consensus_kernel.h (and what those come after).
 
 // A panel of a product, whole rows of it, is made at a time, and stays in a cache until it is sifted.
 constexpr int64_t PANEL_FLOATS = 1 << 14;
@@ -18,12 +18,12 @@ struct Sifter {
     uint16_t* where;
     float* values;
 
-    inline void group(const float* from) {
+    inline void group(const float* from, uint32_t inside = ~0u) {
         uint32_t bits = 0;
         for (int part = 0; part < GROUP; part += LANES) {
             const Words all = load_words(from + part);
-            const uint32_t some = chosen(all, part);
-            values += pack(all, some, (uint32_t*)values);
+            const uint32_t some = chosen(all, part) & inside >> part;
+            values += pack(all, some, (Word*)values);
             bits |= some << part;
         }
         *where++ = (uint16_t)bits;
@@ -37,7 +37,7 @@ struct Sifter {
         if (i < n) {
             float end[GROUP] = {};
             std::copy(from + i, from + n, end);
-            sifter.group(end);
+            sifter.group(end, (1u << (n - i)) - 1);
         }
         *this = sifter;
     }
@@ -56,7 +56,7 @@ static void sift_product(const Source& source, Sifter<Choice>& sifter) {
     }
 }
 
-// How many values are left; zeros behind the last element may be among them.
+// How many values are left.
 template <class Choice>
 static int64_t sift(const Source& source, Choice& chosen, const Left& left) {
     Sifter<Choice> sifter{chosen, left.where, left.values};
@@ -73,8 +73,9 @@ struct FromMagnitude {
     uint32_t operator()(Words all, int) const { return bits_of((Words)(magnitudes(all) >= low)); }
 };
 
+// Zeros are left out, even from zero on: they come back where nothing is left.
 static int64_t above(const Source& source, uint32_t low, const Left& left) {
-    FromMagnitude chosen{low};
+    FromMagnitude chosen{std::max(low, 1u)};
     return sift(source, chosen, left);
 }
 
@@ -118,7 +119,9 @@ static Bracket band(const Source& source, int64_t dropped, int64_t kept, const L
     if (n >= LITTLE) low = bracket(n, wanted, [&](int64_t i) { return magnitude_at(source, i); }).low;
     int64_t found = above(source, low, left);
     if (found < wanted) found = above(source, 0, left);
-    return band_of(left.values, found, dropped, kept);
+    // Of what is not zero there may be less.
+    if (found <= dropped) return NOTHING_LEFT;
+    return band_of(left.values, found, dropped, std::min(kept, found - dropped));
 }
 
 typedef uint64_t Pairs __attribute__((vector_size(LANES * 4)));
@@ -187,18 +190,19 @@ struct Packed {
     float* values;
     int64_t count = 0;
 
-    void add(int64_t i, Vector value) {
-        const uint32_t bits = bits_of((Words)(value != 0));
+    // `left`: where there is room for the value. It is not zero elsewhere if zero was multiplied by infinity.
+    void add(int64_t i, Vector value, uint32_t left) {
+        const uint32_t bits = bits_of((Words)(value != 0)) & left;
         if (sizeof(Index) == 4) {
             Words lanes{};
             for (int lane = 0; lane < LANES; ++lane) lanes[lane] = lane;
-            pack(lanes + (uint32_t)i, bits, (uint32_t*)indices + count);
+            pack(lanes + (uint32_t)i, bits, (Word*)indices + count);
         } else {
             int64_t at = count;
             for (int lane = 0; lane < LANES; ++lane)
                 if (bits >> lane & 1) indices[at++] = (Index)(i + lane);
         }
-        count += pack((Words)value, bits, (uint32_t*)values + count);
+        count += pack((Words)value, bits, (Word*)values + count);
     }
 };
 
@@ -206,15 +210,15 @@ struct Dense {
     float* values;
     int64_t n, count = 0;
 
-    void add(int64_t i, Vector value) {
+    void add(int64_t i, Vector value, uint32_t) {
         if (i + LANES <= n) return store(values + i, value);
         for (int lane = 0; i + lane < n; ++lane) values[i + lane] = value[lane];
     }
 };
 
-// The next block of a task vector.
+// The next block of a task vector; where it is left.
 template <bool BANDED>
-static inline void next(Remaining& task, float* to) {
+static inline uint32_t next(Remaining& task, float* to) {
     static_assert(BLOCK == 32 && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "two words have a bit for each element");
     uint32_t where;
     std::memcpy(&where, task.where, sizeof where);
@@ -223,11 +227,12 @@ static inline void next(Remaining& task, float* to) {
     task.values += __builtin_popcount(where);
     for (int at = 0; at < BLOCK; at += LANES) {
         const uint32_t bits = where >> at & ((1u << LANES) - 1);
-        Words all = unpack((const uint32_t*)from, bits);
+        Words all = unpack((const Word*)from, bits);
         from += __builtin_popcount(bits);
         if (BANDED) all &= (Words)(magnitudes(all) >= task.low) & (Words)(magnitudes(all) < task.end);
         store(to + at, (Vector)all * task.factor);
     }
+    return where;
 }
 
 template <bool BANDED, Kind KIND, class Out>
@@ -238,11 +243,12 @@ static Found combined(const Consensus& rule, std::vector<Remaining> tasks, int64
     float* values = (float*)std::align(LANES * sizeof(float), LANES * sizeof(float), start, size);
     Total squares;
     for (int64_t i = 0; i < n; i += BLOCK) {
-        for (size_t t = 0; t < tasks.size(); ++t) next<BANDED>(tasks[t], values + t * BLOCK);
+        uint32_t left = 0;
+        for (size_t t = 0; t < tasks.size(); ++t) left |= next<BANDED>(tasks[t], values + t * BLOCK);
         const Block block = agreed<KIND>(rule, [=](size_t t) { return load_block(values + t * BLOCK); });
         for (int v = 0; v < VECTORS; ++v) {
             squares.add(v * LANES % GROUP, (Words)block.part[v], square);
-            out.add(i + v * LANES, block.part[v]);
+            out.add(i + v * LANES, block.part[v], left >> v * LANES);
         }
     }
     return {out.count, squares.sum()};

@@ -6,6 +6,9 @@ typedef float Singles __attribute__((vector_size(LANES * 2), aligned(4), may_ali
 typedef uint16_t Halves __attribute__((vector_size(LANES * 2), aligned(2), may_alias));
 typedef uint32_t Words __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
 
+// A number of any kind, by its bits.
+typedef uint32_t Word __attribute__((may_alias));
+
 static inline Vector load(const float* from) { return *(const Vector*)from; }
 
 static inline Vector load(const bfloat16* from) {

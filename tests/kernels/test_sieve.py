@@ -210,11 +210,40 @@ def test_nothing_is_written_behind_what_is_asked_for() -> None:
     assert bool((out[4999:] == 77).all())
 
 
+@pytest.mark.parametrize("rule", [Rule(scale=1e39), Rule(elect=True, weighted=True, divide="count", scale=1e39)])
+def test_no_number_makes_a_result_longer_than_its_memory(rule: Rule) -> None:
+    """Zero times infinity is not zero."""
+    left = trim.random(normal(5000), 0.1, 7, "none")
+    assert isinstance(left, sieve.Left)
+    given: list[torch.Tensor] = []
+
+    def empty(count: int, dtype: torch.dtype) -> torch.Tensor:
+        given.append(torch.full((count + 64,), 77, dtype=dtype))
+        return given[-1][:count]
+
+    indices, _, _ = sieve.Combination([left], [1.0], rule).sparse(torch.int32, empty)
+    assert torch.equal(indices.long(), written(left).nonzero().flatten())
+    assert all(bool((one[-64:] == 77).all()) for one in given)
+
+
+@pytest.mark.parametrize("dropped", [0, 3, 10, 11, 50])
+def test_zeros_are_never_what_is_left(dropped: int) -> None:
+    values = torch.zeros(5000)
+    values[1000:1010] = torch.arange(1, 11)
+    left = sieve.band(values, room(values), dropped, 100)
+    expected = values.clone()
+    expected[values > 10 - dropped] = 0
+    assert torch.equal(written(left), expected)
+    # The ten lie in two groups.
+    assert int(left.room.where[:313].count_nonzero()) == 2
+
+
 def test_what_it_cannot_take_is_left_to_torch() -> None:
     term = product(4, 8, 8)
     assert sieve.takes(term)
     assert not sieve.takes(term._replace(b_OR=term.b_OR.double()))
     assert not sieve.takes(torch.ones(4, 4).t()[::2])
+    assert not sieve.takes(torch.empty(0, 4))
 
 
 def test_arguments_are_checked() -> None:

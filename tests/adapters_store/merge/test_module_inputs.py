@@ -65,3 +65,12 @@ def test_matrices_are_those_written_out_however_often_their_memory_was_used() ->
             written = None if change is None else dense(change)[0]
             expected = torch.zeros(SHAPE) if written is None else written
             torch.testing.assert_close(matrix(task), expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_factors_of_any_dtype_are_multiplied_in_float32(dtype: torch.dtype) -> None:
+    term = low_rank(1).low_rank
+    assert term is not None
+    change = ModuleDelta(low_rank=LowRank(term.a.to(dtype), term.b.to(dtype), term.scale))
+    (task,) = ModuleInputs("layers.0.q", [change], SHAPE, None).tasks(Workspace())
+    torch.testing.assert_close(matrix(task), dense(change)[0], rtol=1e-6, atol=1e-6)
