@@ -55,4 +55,4 @@ def share(name: str, default: float) -> Parameter:
     return Parameter(name=name, default=default, low=0, high=1, open_low=True)
 
 
-SCALE = Parameter(name="scale", default=1.0)
+SCALE = Parameter(name="scale", default=1.0, low=-1000, high=1000)
