@@ -132,7 +132,7 @@ class Server:
         catalog = RegistryCatalog(registry, resolver)
         pace = Pace(lambda: supervisor.needs_cores)
         adapters = self._adapters(registry, blobs, residency, base, base_names, pace)
-        merges = self._merges(registry, blobs, resolver, merged, residency, arguments)
+        merges = self._merges(registry, blobs, resolver, merged, residency, adapters, arguments)
         registry.subscribe(lambda event: _revoke(event, registry, residency))
         _watch(registry)
         fleet = Fleet(
@@ -232,6 +232,7 @@ class Server:
         resolver: Resolver,
         known: Merges,
         residency: Residency,
+        adapters: AdapterService,
         arguments: Namespace,
     ) -> MergeService:
         settings = self.settings
@@ -245,7 +246,7 @@ class Server:
             settings.merge_cache_bytes,
         )
         limits = MergeLimits(wait_s=settings.merge_wait_s, retry_s=settings.merge_retry_s)
-        return MergeService(registry, resolver, results, limits, PUBLIC, arguments.served_model_name)
+        return MergeService(registry, resolver, results, limits, adapters, PUBLIC, arguments.served_model_name)
 
     async def _listen_on(self, listener: socket.socket, url: str, rpc: RpcServer) -> None:
         if self.app is None:

@@ -37,6 +37,7 @@ from polyad.adapters_store.registry.records import (
     VersionDraft,
 )
 from polyad.adapters_store.registry.replicas import Replicas
+from polyad.adapters_store.registry.room import check_room
 from polyad.adapters_store.registry.snapshot import OutOfOrder, Snapshot
 from polyad.adapters_store.registry.store import REDIS_ERRORS, SCHEMA, Reply, Store
 from polyad.adapters_store.registry.tail import Tail
@@ -121,8 +122,9 @@ class Registry:
         """Add a version, and the adapter if need be; the aliases point to it in the same step.
 
         The same digest again gives the version that is there and False. The first version of an adapter
-        becomes `production`. Raise Conflict if a composition has the name.
+        becomes `production`. Raise Conflict if a composition has the name, LimitReached.
         """
+        check_room(self.snapshot, tenant, name, draft.digest, draft.size)
         # An explicit `previous` must win over the one that moving `production` sets.
         ordered = sorted((check_alias("alias", alias) for alias in aliases), key=lambda alias: alias != PRODUCTION)
         created = round(time.time(), 3)
@@ -135,6 +137,10 @@ class Registry:
             raise RegistryUnavailable("registry: Redis gave an incomplete answer")
         pinned = reply.version.number in reply.header.pins
         return reply.version.model_copy(update={"pinned": pinned}), reply.created
+
+    def check_room(self, tenant: str, name: str) -> None:
+        """Raise LimitReached where `add_version` would, whatever the version."""
+        check_room(self.snapshot, tenant, name)
 
     async def set_alias(
         self, tenant: str, name: str, alias: str, number: int, if_current: int | Unset | None = UNSET

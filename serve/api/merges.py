@@ -5,7 +5,6 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Path, Query
 from pydantic import BaseModel, ConfigDict, WithJsonSchema
 
-from polyad.adapters_store.errors import Conflict, InvalidInput, NotFound, WrongBase
 from polyad.serve.api.access import Asking, Publisher
 from polyad.serve.api.errors import documented_errors
 from polyad.serve.api.route import Route
@@ -138,13 +137,7 @@ def merges_router(service: MergeService, compositions: CompositionService) -> AP
 
 
 async def prepare_merges(body: object, service: MergeService) -> None:
-    """Have the merges in a request's `model` computed. Raises MergePending, MergeFailed, Unavailable.
-
-    What else is wrong with the `model`, its handler says, in the form of its own protocol.
-    """
+    """Have the merges in a request's `model` computed. Raises what `MergeService.prepare` raises."""
     model = body.get("model") if isinstance(body, dict) else None
     if isinstance(model, str) and model:
-        try:
-            await service.prepare(model)
-        except (InvalidInput, NotFound, WrongBase, Conflict):
-            return
+        await service.prepare(model)

@@ -31,6 +31,7 @@ class Generator:
         learning, texts = self._services.learning, []
         body = {**body, "model": learning.route(caller.tenant, body["model"])}
         with self._services.limiter.running(caller.tenant):
+            await self._services.merges.of(caller.tenant).prepare(body["model"])
             async with aclosing(generation.stream(body)) as pieces:
                 async for piece in pieces:
                     texts.append(piece.text)

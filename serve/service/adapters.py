@@ -13,7 +13,6 @@ from polyad.adapters_store.errors import (
     Conflict,
     InvalidInput,
     InvalidName,
-    LimitReached,
     SourceUnavailable,
     UnknownVersion,
 )
@@ -24,9 +23,6 @@ from polyad.adapters_store.source import AdapterFiles, SourcePolicy, fetch_sourc
 from polyad.serve.compose import Plan
 from polyad.serve.service.background import Background
 from polyad.serve.service.scratch_folder import scratch_folder
-
-# Only a deletion makes room.
-_RETRY_S = 60
 
 Warm = Callable[[Plan], Awaitable[None]]
 
@@ -87,9 +83,15 @@ class AdapterService:
         self._check_new_name(name)
         for alias in aliases:
             check_alias("alias", alias)
-        self._check_room(name)
+        self._registry.check_room(self._tenant, name)
         draft = await self._admit(files)
-        self._check_room(name, draft)
+        return await self.publish(name, draft, aliases)
+
+    async def publish(self, name: str, draft: VersionDraft, aliases: Sequence[str] = ()) -> Pushed:
+        """Register bytes that are stored already, then point the aliases at them, once they are in host memory.
+
+        Raises Conflict, LimitReached, RegistryUnavailable, LoadFailed.
+        """
         version, created = await self._registry.add_version(self._tenant, name, draft)
         if aliases:
             await self._warm(Plan.single(version))
@@ -174,19 +176,6 @@ class AdapterService:
             source=files.source,
             kind=admitted.kind,
         )
-
-    def _check_room(self, name: str, draft: VersionDraft | None = None) -> None:
-        """By the snapshot: pushes that run at the same time may pass the limit together."""
-        snapshot = self._registry.snapshot
-        limits, (adapters, size) = snapshot.limits(self._tenant), snapshot.usage(self._tenant)
-        known = snapshot.find_adapter(self._tenant, name)
-        if known is None and limits.max_adapters is not None and adapters >= limits.max_adapters:
-            raise LimitReached("max_adapters", adapters + 1, f"at most {limits.max_adapters} adapters", _RETRY_S)
-        known_digests = {version.digest for version in known.versions.values()} if known else set()
-        added = draft.size if draft is not None and draft.digest not in known_digests else 0
-        if limits.max_bytes is not None and added and size + added > limits.max_bytes:
-            allowed = f"at most {limits.max_bytes} bytes of versions"
-            raise LimitReached("max_bytes", size + added, allowed, _RETRY_S)
 
     def _check_new_name(self, name: str) -> None:
         check_name("name", name)

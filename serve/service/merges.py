@@ -12,9 +12,11 @@ from hashlib import sha256
 from polyad.adapters_store.ending import end
 from polyad.adapters_store.errors import (
     Conflict,
+    InvalidInput,
     InvalidName,
     MergeFailed,
     MergePending,
+    NotFound,
     PolyadError,
     RegistryUnavailable,
     UnknownMerge,
@@ -22,6 +24,7 @@ from polyad.adapters_store.errors import (
 from polyad.adapters_store.names import check_alias, check_name
 from polyad.adapters_store.registry import MergedVersion, MergeEntry, Registry, Version, VersionDraft
 from polyad.serve.compose import Expression, MergeDraft, MissingMerge, Resolver
+from polyad.serve.service.adapters import AdapterService
 from polyad.serve.service.merge_job import Job, Saved, job_of_progress
 from polyad.serve.service.merge_results import MergeResults
 
@@ -57,6 +60,7 @@ class MergeService:
     resolver: Resolver
     results: MergeResults
     limits: MergeLimits
+    adapters: AdapterService
     tenant: str
     reserved: Collection[str] = ()
     _running: dict[_Key, asyncio.Task[MergeEntry]] = field(default_factory=dict, init=False)
@@ -71,17 +75,21 @@ class MergeService:
         return other
 
     async def prepare(self, model: str) -> None:
-        """Have every merge in a request's `model` computed, or known to be; anything else is left to the resolver.
+        """Have every merge in a request's `model` computed, or known to be.
 
-        Waits `wait_s` at most. Raises MergePending, which names the job, MergeFailed, and what the resolver raises
-        for what a merge is made of.
+        Waits `wait_s` at most. Raises MergePending, which names the job, MergeFailed, Unavailable. What else is wrong
+        with `model`, whoever resolves it says, in the form of its own protocol.
         """
+        with suppress(InvalidInput, NotFound, Conflict):
+            await self._prepare(model)
+
+    async def _prepare(self, model: str) -> None:
         deadline = time.monotonic() + self.limits.wait_s
         for _ in range(_ROUNDS):
             try:
                 plan = self.resolver.plan(model)
             except MissingMerge as missing:
-                await self._wait(missing.draft, deadline)
+                await self._wait("model", missing.draft, deadline)
                 continue
             if all([await self._still_there(version) for version in plan.versions]):
                 return
@@ -90,7 +98,8 @@ class MergeService:
     async def submit(self, expression: Expression, saved: Saved | None = None) -> Job:
         """Begin to compute an expression's merge, a blend too; the job. `saved` registers the result as a version.
 
-        Raises what `Resolver.draft` raises, InvalidName, Conflict for a name that is taken.
+        What a nested merge is called is known when those within are computed: for them it waits `wait_s` at most.
+        Raises what `Resolver.draft` raises, InvalidName, Conflict for a name that is taken, LimitReached, MergePending.
         """
         if saved is not None:
             self._check_name(saved)
@@ -152,14 +161,15 @@ class MergeService:
         await asyncio.gather(*map(end, tasks), return_exceptions=True)
 
     async def _draft(self, expression: Expression) -> MergeDraft:
+        deadline = time.monotonic() + self.limits.wait_s
         for _ in range(_ROUNDS):
             try:
                 return self.resolver.draft(expression, "expression")
             except MissingMerge as missing:
-                await _outcome(self._task(missing.draft))
+                await self._wait("expression", missing.draft, deadline)
         raise MergePending("expression: changes faster than it can be merged")
 
-    async def _wait(self, draft: MergeDraft, deadline: float) -> None:
+    async def _wait(self, field: str, draft: MergeDraft, deadline: float) -> None:
         task = self._task(draft)
         try:
             async with asyncio.timeout(deadline - time.monotonic()):
@@ -167,7 +177,7 @@ class MergeService:
         except TimeoutError as error:
             job = self._jobs[self._key(draft)]
             how_far = f"{job.done} of {job.of} modules" if job.of else "waiting"
-            message = f"model: {draft.text} is being merged ({how_far}): GET /v1/merges/{draft.id}, and try again"
+            message = f"{field}: {draft.text} is being merged ({how_far}): GET /v1/merges/{draft.id}, and try again"
             raise MergePending(message) from error
 
     async def _still_there(self, version: Version) -> bool:
@@ -262,6 +272,7 @@ class MergeService:
             raise InvalidName("save.name", saved.name, "any name but the base model's")
         if self.registry.snapshot.find_composition(self.tenant, saved.name) is not None:
             raise Conflict("save.name", f"{saved.name!r} is a saved composition; an adapter needs a name of its own")
+        self.registry.check_room(self.tenant, saved.name)
 
     async def _save_when_done(self, draft: MergeDraft, job: Job, saved: Saved) -> None:
         try:
@@ -270,22 +281,19 @@ class MergeService:
             job.status, job.error = "failed", str(error)
 
     async def _save(self, entry: MergeEntry, draft: MergeDraft, saved: Saved) -> Version:
-        version, _ = await self.registry.add_version(
-            self.tenant,
-            saved.name,
-            VersionDraft(
-                digest=entry.digest,
-                size=entry.size,
-                base=entry.base,
-                rank=entry.rank,
-                targets=entry.targets,
-                source=f"merge: {draft.text}",
-                kind="merge",
-                recipe=entry.recipe,
-            ),
-            [saved.alias] if saved.alias else [],
+        registered = VersionDraft(
+            digest=entry.digest,
+            size=entry.size,
+            base=entry.base,
+            rank=entry.rank,
+            targets=entry.targets,
+            source=f"merge: {draft.text}",
+            kind="merge",
+            recipe=entry.recipe,
         )
-        return version
+        aliases = [saved.alias] if saved.alias else []
+        pushed = await self.adapters.of(self.tenant).publish(saved.name, registered, aliases)
+        return pushed.version
 
 
 async def _outcome(task: "asyncio.Task[MergeEntry]") -> MergeEntry:

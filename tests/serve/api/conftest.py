@@ -168,7 +168,7 @@ class Face:
         worker = MergeProcess(None, 1, settings.max_rank)
         results = MergeResults(registry, blobs, known, worker, engine, scratch, settings.merge_cache_bytes)
         waits = MergeLimits(wait_s=settings.merge_wait_s, retry_s=settings.merge_retry_s)
-        merges = MergeService(registry, resolver, results, waits, TENANT, [BASE])
+        merges = MergeService(registry, resolver, results, waits, service, TENANT, [BASE])
         collector = Collector(registry, blobs, engine, settings.collect_after_s, TENANT)
         app = _engine_routes()
         supervisor: Any = engine

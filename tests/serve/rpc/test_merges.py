@@ -1,15 +1,17 @@
 """polyad.v1.Merges over a real registry and real workers."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import grpc
 import pytest
 
-from polyad.proto import adapters_pb2, merges_pb2
-from tests.serve.api.conftest import API_KEY
-from tests.serve.rpc.conftest import Client, Rpc
-from tests.serve.rpc.test_rpc import refused
+from polyad.proto import adapters_pb2, inference_pb2, merges_pb2
+from polyad.proto import open_inference_pb2 as oip
+from tests.serve.api.conftest import API_KEY, Face
+from tests.serve.rpc.conftest import Client, Rpc, Words
+from tests.serve.rpc.test_rpc import generate, refused
 
 TIES = "ties(m-a, m-b*0.5; density=0.4)"
 State = merges_pb2.Merge.State
@@ -46,6 +48,32 @@ def test_a_merge_is_watched_to_its_end_and_becomes_a_version(client: Client) -> 
     assert adapter.versions[0].digest == last.digest
     listed = client.call(client.merges.List, merges_pb2.ListMergesRequest())
     assert begun.id in [merge.id for merge in listed.merges]
+
+
+def test_a_merge_in_a_request_is_computed_for_it(client: Client, rpc: Rpc) -> None:
+    models = {
+        "m-a*0.5 + ties(m-a, m-b; seed=1)": "ties(m-a@v1, m-b@v1; seed=1)",
+        "slerp(m-b, m-a)": "slerp(m-b@v1, m-a@v1)",
+    }
+    first, second = models
+    list(client.call(client.inference.Generate, inference_pb2.GenerateRequest(model=first, prompt="one two"), 60))
+    tensor = oip.ModelInferRequest.InferInputTensor(name="text_input", datatype="BYTES", shape=[1])
+    tensor.contents.bytes_contents.append(b"one two")
+    client.call(client.open_inference.ModelInfer, oip.ModelInferRequest(model_name=second, inputs=[tensor]), 60)
+    merges = client.call(client.merges.List, merges_pb2.ListMergesRequest()).merges
+    assert {merge.expression for merge in merges if merge.state == State.DONE} >= set(models.values())
+
+
+def test_a_request_that_has_waited_is_told_when_to_come_again(new_face: Callable[..., Face]) -> None:
+    with new_face(merge_wait_s=0) as face, grpc.insecure_channel(face.rpc_address) as channel:
+        face.generation = Words()
+        client = Client(channel, None)
+        for name in ("m-a", "m-b"):
+            client.upload(name, face.files())
+        asked = lambda: generate(client, model=TIES, prompt="x")  # noqa: E731
+        message = refused(asked, grpc.StatusCode.UNAVAILABLE, "MERGE_PENDING")
+        assert watched(client, message.partition("/v1/merges/")[2].split(",")[0])[-1].state == State.DONE
+        assert list(asked())[-1].finish_reason == "stop"
 
 
 def test_refusals_have_their_status(client: Client, rpc: Rpc) -> None:

@@ -7,22 +7,43 @@ import signal
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from polyad.adapters_store import registry as records
 from polyad.adapters_store.admission import Limits, admit
 from polyad.adapters_store.base_model import BaseModel
 from polyad.adapters_store.blobs import BlobStore
 from polyad.adapters_store.delta import dense, read_delta
-from polyad.adapters_store.errors import Conflict, InvalidName, MergeFailed, MergePending, UnknownMerge, UnknownModel
+from polyad.adapters_store.errors import (
+    Conflict,
+    EngineUnavailable,
+    InvalidName,
+    LimitReached,
+    MergeFailed,
+    MergePending,
+    PolyadError,
+    UnknownMerge,
+    UnknownModel,
+)
 from polyad.adapters_store.merge import Execution, Recipe
 from polyad.adapters_store.registry import EmbeddedRedis, MergedVersion, Registry, Version, VersionDraft
-from polyad.adapters_store.source import AdapterFiles
-from polyad.serve.compose import Merges, Resolver, parse
-from polyad.serve.service import Collector, Job, MergeLimits, MergeProcess, MergeResults, MergeService, Saved
+from polyad.adapters_store.source import AdapterFiles, SourcePolicy
+from polyad.serve.compose import Merges, Plan, Resolver, parse
+from polyad.serve.service import (
+    AdapterService,
+    Collector,
+    Job,
+    MergeLimits,
+    MergeProcess,
+    MergeResults,
+    MergeService,
+    Saved,
+)
 from polyad.serve.service.merge_process import Progress
 
 TENANT = "public"
@@ -44,6 +65,24 @@ class Counting(MergeProcess):
         return await super().run(recipe, sources, out, progress)
 
 
+@dataclass
+class Engine:
+    """What it was told to load, and the error that it answers with."""
+
+    warmed: list[str] = field(default_factory=list)
+    failure: PolyadError | None = None
+
+    async def warm(self, plan: Plan) -> None:
+        if self.failure is not None:
+            raise self.failure
+        self.warmed.append(plan.label)
+
+
+@pytest.fixture
+def engine() -> Engine:
+    return Engine()
+
+
 class NoLeases:
     def leased(self, version: Version) -> bool:
         return False
@@ -53,7 +92,9 @@ Make = Callable[..., Awaitable[MergeService]]
 
 
 @pytest.fixture
-async def make(redis: EmbeddedRedis, blobs: BlobStore, tiny_base: BaseModel, tmp_path: Path) -> AsyncIterator[Make]:
+async def make(
+    redis: EmbeddedRedis, blobs: BlobStore, tiny_base: BaseModel, tmp_path: Path, engine: "Engine"
+) -> AsyncIterator[Make]:
     """Servers on one registry: `await make(wait_s=0.1)`."""
     scratch = tmp_path / "scratch"
     scratch.mkdir()
@@ -67,7 +108,11 @@ async def make(redis: EmbeddedRedis, blobs: BlobStore, tiny_base: BaseModel, tmp
             resolver = Resolver(registry.snapshot, TENANT, ["base"], tiny_base.fingerprint, merges=known)
             given: dict[str, Any] = {"wait_s": 60, "retry_s": 60} | limits
             results = MergeResults(registry, blobs, known, Counting(), NoLeases(), scratch, 10**9)
-            service = MergeService(registry, resolver, results, MergeLimits(**given), TENANT, ["base"])
+            policy = SourcePolicy(allowed_urls=(), hub=False, max_bytes=0)
+            pushing = AdapterService(
+                registry, blobs, tiny_base, Limits(max_rank=16), policy, scratch, engine.warm, tenant=TENANT
+            )
+            service = MergeService(registry, resolver, results, MergeLimits(**given), pushing, TENANT, ["base"])
             stack.push_async_callback(service.close)
             return service
 
@@ -308,6 +353,43 @@ async def test_what_cannot_be_saved_is_refused_before_it_is_computed(make: Make,
     with pytest.raises(UnknownModel):
         await service.submit(parse("ties(a, nobody)"))
     assert runs(service) == 0
+
+
+async def test_a_saved_merge_is_loaded_before_its_alias_moves(
+    make: Make, adapters: dict[str, Version], engine: Engine
+) -> None:
+    service = await make()
+    engine.failure = EngineUnavailable("the engine is restarting")
+    job = await service.submit(parse(MODEL), Saved(name="both", alias="canary"))
+    await eventually(service, job.id, lambda job: job.status == "failed")
+    assert (await service.job(job.id)).error == "the engine is restarting"
+    assert "canary" not in service.registry.snapshot.adapter(TENANT, "both").aliases
+    engine.failure = None
+    again = await service.submit(parse(MODEL), Saved(name="both", alias="canary"))
+    assert again.version is not None and engine.warmed == ["both@v1"]
+    assert service.registry.snapshot.adapter(TENANT, "both").aliases["canary"] == 1
+
+
+async def test_a_tenants_limits_hold_for_saved_merges(make: Make, adapters: dict[str, Version]) -> None:
+    service = await make()
+    await service.registry.set_limits(TENANT, records.Limits(max_adapters=3))
+    with pytest.raises(LimitReached, match="max_adapters"):
+        await service.submit(parse(MODEL), Saved(name="both"))
+    assert runs(service) == 0
+    _, used = service.registry.snapshot.usage(TENANT)
+    await service.registry.set_limits(TENANT, records.Limits(max_bytes=used + 1))
+    job = await service.submit(parse(MODEL), Saved(name="both"))
+    await eventually(service, job.id, lambda job: job.status == "failed")
+    assert str((await service.job(job.id)).error).startswith("max_bytes: ")
+    assert service.registry.snapshot.find_adapter(TENANT, "both") is None
+
+
+async def test_a_nested_merges_job_is_waited_for_within_the_limit(make: Make, adapters: dict[str, Version]) -> None:
+    service = await make(wait_s=0.2)
+    go = hold(service)
+    with pytest.raises(MergePending, match="expression: dare_linear.* is being merged"):
+        await service.submit(parse("ties(dare_linear(a, b; seed=1), c)"))
+    go.set()
 
 
 async def test_an_unknown_job_is_said_so(make: Make) -> None:
