@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import logging
 import secrets
 import time
 from collections.abc import Collection
@@ -27,6 +28,8 @@ from polyad.serve.compose import Expression, MergeDraft, MissingMerge, Resolver
 from polyad.serve.service.adapters import AdapterService
 from polyad.serve.service.merge_job import Job, Saved, job_of_progress
 from polyad.serve.service.merge_results import MergeResults
+
+logger = logging.getLogger(__name__)
 
 _LEASE_S = 15.0
 _RENEW_S = 3.0
@@ -110,8 +113,8 @@ class MergeService:
             job = self._jobs[self._key(draft)] = Job.of_entry(entry)
             job.version = None if saved is None else await self._save(entry, draft, saved)
             return job
-        job = self._job(draft)
         self._task(draft)
+        job = self._job(draft)
         if saved is not None:
             finishing = asyncio.create_task(self._save_when_done(draft, job, saved))
             self._finishing.add(finishing)
@@ -133,6 +136,8 @@ class MergeService:
         failure = await ledger.failure(self.tenant, recipe)
         if failure is not None:
             return Job(recipe, local.text if local else "", time.time(), "failed", error=failure)
+        if local is not None and local.status == "failed":
+            return local
         raise UnknownMerge("merge", recipe, "was not asked for, or its result was evicted")
 
     async def cancel(self, recipe: str) -> Job:
@@ -220,7 +225,7 @@ class MergeService:
         job = self._jobs[key]
         error = None if task.cancelled() else task.exception()
         if task.cancelled() or error is not None:
-            job.status, job.error = "failed", "it was cancelled" if error is None else str(error)
+            job.status, job.error = "failed", "it was cancelled" if error is None else _reason(error)
 
     async def _obtain(self, draft: MergeDraft, job: Job) -> MergeEntry:
         """The entry: there already, computed by another server meanwhile, or computed here."""
@@ -249,9 +254,14 @@ class MergeService:
                 async with self._turn:
                     entry = await self.results.run(draft, job)
             return entry
-        except MergeFailed as error:
-            await ledger.fail(self.tenant, draft.id, str(error), self.limits.retry_s)
-            raise
+        except Exception as error:
+            # Whatever it was, the next request would only compute for as long and meet it again.
+            with suppress(RegistryUnavailable):
+                await ledger.fail(self.tenant, draft.id, _reason(error), self.limits.retry_s)
+            if isinstance(error, PolyadError):
+                raise
+            logger.exception("merge: %s failed", draft.text)
+            raise MergeFailed(_reason(error)) from error
         finally:
             await end(renewing)
             with suppress(RegistryUnavailable):
@@ -277,8 +287,11 @@ class MergeService:
     async def _save_when_done(self, draft: MergeDraft, job: Job, saved: Saved) -> None:
         try:
             job.version = await self._save(await _outcome(self._task(draft)), draft, saved)
-        except PolyadError as error:
-            job.status, job.error = "failed", str(error)
+        except Exception as error:
+            # Nobody awaits this: the job is where it is told.
+            if not isinstance(error, PolyadError):
+                logger.exception("merge: %s was not saved", draft.text)
+            job.status, job.error = "failed", _reason(error)
 
     async def _save(self, entry: MergeEntry, draft: MergeDraft, saved: Saved) -> Version:
         registered = VersionDraft(
@@ -304,6 +317,11 @@ async def _outcome(task: "asyncio.Task[MergeEntry]") -> MergeEntry:
         if task.cancelled():
             raise MergeFailed("merge: it was cancelled") from None
         raise
+
+
+def _reason(error: BaseException) -> str:
+    # What a defect says may hold what is not the caller's to know.
+    return str(error) if isinstance(error, PolyadError) else f"merge: the server failed ({type(error).__name__})"
 
 
 def _id_of(version: MergedVersion) -> str:

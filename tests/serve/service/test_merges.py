@@ -43,6 +43,7 @@ from polyad.serve.service import (
     MergeResults,
     MergeService,
     Saved,
+    merges,
 )
 from polyad.serve.service.merge_process import Progress
 
@@ -353,6 +354,39 @@ async def test_what_cannot_be_saved_is_refused_before_it_is_computed(make: Make,
     with pytest.raises(UnknownModel):
         await service.submit(parse("ties(a, nobody)"))
     assert runs(service) == 0
+
+
+async def test_a_result_that_cannot_be_stored_is_not_computed_again_at_once(
+    make: Make, adapters: dict[str, Version], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service, other = await make(), await make()
+
+    async def full(*_: object) -> None:
+        raise OSError("no space left on the device that holds the secret folder")
+
+    monkeypatch.setattr(service.results.blobs, "put", full)
+    with pytest.raises(MergeFailed, match=r"^merge: the server failed \(OSError\)$"):
+        await service.prepare(MODEL)
+    for one in (service, other, service):
+        with pytest.raises(MergeFailed, match=r"^merge: the server failed \(OSError\) \(not tried again"):
+            await one.prepare(MODEL)
+    assert runs(service) + runs(other) == 1
+    job = await service.job(service.resolver.draft(parse(MODEL), "x").id)
+    assert (job.status, job.error) == ("failed", "merge: the server failed (OSError)")
+
+
+async def test_what_finds_no_place_in_the_line_leaves_no_job(
+    make: Make, adapters: dict[str, Version], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(merges, "_MOST_OF_TENANT", 1)
+    service = await make()
+    go = hold(service)
+    await service.submit(parse(MODEL))
+    for seed in range(3):
+        with pytest.raises(MergePending, match="the line is full"):
+            await service.submit(parse(f"dare_linear(a, b; seed={seed})"))
+    assert [job.text for job in await service.jobs()] == ["ties(a@v1, b@v1*0.5; density=0.4)"]
+    go.set()
 
 
 async def test_a_saved_merge_is_loaded_before_its_alias_moves(
