@@ -21,8 +21,16 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on. Other than loopback only with keys.")
     port: int = Field(8000, ge=0, le=65535, description="HTTP port; 0 takes a free one.")
     grpc_port: int = Field(8001, ge=0, le=65535, description="gRPC port, on the same address; 0 takes a free one.")
-    api_key: SecretStr | None = Field(None, description="Key that clients must send; a user's of the tenant public.")
-    admin_key: SecretStr | None = Field(None, description="Key that may change all; an admin's of the tenant public.")
+    # An empty key would be everybody's: whoever sends none sends that.
+    api_key: SecretStr | None = Field(
+        None, min_length=1, description="Key that clients must send; a user's of the tenant public."
+    )
+    admin_key: SecretStr | None = Field(
+        None, min_length=1, description="Key that may change all; an admin's of the tenant public."
+    )
+    metrics_key: SecretStr | None = Field(
+        None, min_length=1, description="Key that may read /metrics, and nothing else."
+    )
 
     state_dir: Path = Field(
         Path(".state"), description="Folder for the embedded Redis, blobs and caches. One server per folder."

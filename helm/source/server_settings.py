@@ -14,6 +14,7 @@ OWNED = {
     "grpc_port": "`service.grpc`; the container listens on 9000",
     "api_key": "`keys`",
     "admin_key": "`keys`",
+    "metrics_key": "`keys`",
     "redis_url": "`redis`",
     "redis_server": "`redis`",
     "state_dir": "`server.state`; /var/lib/polyad in the container",

@@ -152,13 +152,15 @@ class Server(Values):
 
 class Keys(Values):
     existingSecret: DnsName = ""
-    """Secret with both keys. Required, unless `keys.create`."""
+    """Secret with the keys. Required, unless `keys.create`."""
     create: bool = False
     """Let a hook make a Secret with random keys at the first install. It outlives the release, and is never changed."""
     apiKey: str = "api-key"
     """Key of the API key in the Secret."""
     adminKey: str = "admin-key"
     """Key of the admin key in the Secret."""
+    metricsKey: str = "metrics-key"
+    """Key of the metrics key in the Secret, by which Prometheus reads /metrics. Other uses need none."""
 
 
 class Trial(Values):

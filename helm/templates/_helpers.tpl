@@ -125,6 +125,9 @@ capabilities: {drop: [ALL]}
 - name: POLYAD_ADMIN_KEY
   valueFrom:
     secretKeyRef: {name: {{ include "polyad.keysSecret" . }}, key: {{ .Values.keys.adminKey }}}
+- name: POLYAD_METRICS_KEY
+  valueFrom:
+    secretKeyRef: {name: {{ include "polyad.keysSecret" . }}, key: {{ .Values.keys.metricsKey }}, optional: {{ not .Values.serviceMonitor.enabled }}}
 {{- range $name, $value := omit .Values.settings "registry_namespace" }}
 {{- if not (or (kindIs "invalid" $value) (and (kindIs "slice" $value) (empty $value))) }}
 - name: POLYAD_{{ upper $name }}

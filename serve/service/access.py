@@ -54,7 +54,7 @@ current_caller: ContextVar[Caller] = ContextVar("current_caller", default=_NOBOD
 
 
 class Access:
-    """Knows the keys of the registry, and the two of the settings, which belong to the public tenant.
+    """Knows the keys of the registry, and those of the settings, which belong to the public tenant.
 
     Without any key, whoever reaches a server that listens on loopback is its admin; with `admin_key` alone, a user.
     """
@@ -62,6 +62,7 @@ class Access:
     def __init__(self, settings: Settings, snapshot: Snapshot) -> None:
         self._api_key = settings.api_key
         self._admin_key = settings.admin_key
+        self._metrics_key = settings.metrics_key
         self._loopback = settings.host in LOOPBACK
         self._snapshot = snapshot
 
@@ -72,14 +73,23 @@ class Access:
 
     def caller(self, authorization: bytes) -> Caller:
         """Whom an Authorization header stands for, empty if there was none. Raises Unauthenticated."""
-        scheme, _, token = authorization.partition(b" ")
-        found = self._with_key(token) if scheme.lower() == b"bearer" else None
+        token = _bearer(authorization)
+        found = self._with_key(token)
         if found is not None:
             return found
         # A key that was revoked is no way to be nobody in particular.
         if self._loopback and self._api_key is None and not self._snapshot.keys and not _looks_like_ours(token):
             return Caller(PUBLIC, Role.ADMIN if self.open else Role.USER)
         raise Unauthenticated("authorization: a valid key is needed, as `Authorization: Bearer KEY`")
+
+    def reader_of_metrics(self, authorization: bytes) -> Caller:
+        """The same for whoever asks what is of all tenants. Raises Unauthenticated, Forbidden."""
+        if _same(_bearer(authorization), self._metrics_key):
+            return Caller()
+        found = self.caller(authorization)
+        if not found.operator:
+            raise Forbidden(f"authorization: this is for admins of the tenant {PUBLIC}, and for the metrics_key")
+        return found
 
     def check_address(self, host: str) -> None:
         """Raise ConfigError for an address that others reach, while there is no key that keeps them out."""
@@ -98,6 +108,12 @@ class Access:
             return Caller(PUBLIC, Role.USER)
         key = self._snapshot.keys.with_digest(sha256(token).hexdigest())
         return Caller(key.tenant, Role[key.role.upper()]) if key is not None else None
+
+
+def _bearer(authorization: bytes) -> bytes:
+    """The key that an Authorization header holds; empty if it holds none."""
+    scheme, _, token = authorization.partition(b" ")
+    return token if scheme.lower() == b"bearer" else b""
 
 
 def _same(token: bytes, key: SecretStr | None) -> bool:

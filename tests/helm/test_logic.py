@@ -11,7 +11,10 @@ from tests.helm.chart import CHART, environment, one, render, server
 with warnings.catch_warnings():
     # torch warns, while it is imported, of what it deprecated itself.
     warnings.simplefilter("ignore")
+    from polyad.adapters_store.registry import Snapshot
     from polyad.serve.api.access import OPEN_PATHS
+    from polyad.serve.config import Settings
+    from polyad.serve.service import Access, Caller
 
 KINDS = yaml.safe_load((CHART / "files/gpu-kinds.yaml").read_text())
 TRIAL = {"redis": {"trial": {"enabled": True}}, "keys": {"create": True}}
@@ -41,7 +44,7 @@ def test_secrets_are_only_named() -> None:
     manifests = render({"model": {"hubToken": {"name": "hub"}}})
     assert not [manifest for manifest in manifests if manifest["kind"] == "Secret"]
     given = environment(server(manifests)["containers"][0])
-    for name in ("POLYAD_API_KEY", "POLYAD_ADMIN_KEY", "POLYAD_REDIS_URL", "HF_TOKEN"):
+    for name in ("POLYAD_API_KEY", "POLYAD_ADMIN_KEY", "POLYAD_METRICS_KEY", "POLYAD_REDIS_URL", "HF_TOKEN"):
         assert "secretKeyRef" in given[name], name
 
 
@@ -49,7 +52,7 @@ def test_made_keys_are_a_hook_that_upgrades_do_not_see() -> None:
     secret = one(render(TRIAL), "Secret")
     assert secret["metadata"]["annotations"]["helm.sh/hook"] == "pre-install"
     assert secret["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
-    assert len(set(secret["data"].values())) == 2
+    assert len(set(secret["data"].values())) == 3
     assert all(len(value) >= 64 for value in secret["data"].values())
     assert one(render(TRIAL), "Secret")["data"] != secret["data"]
 
@@ -205,7 +208,14 @@ def test_pool_takes_what_names_a_model_and_the_service_the_rest() -> None:
     assert one(manifests, "GRPCRoute")["spec"]["rules"][0]["backendRefs"] == [{"name": "polyad", "port": 9000}]
 
 
-def test_metrics_are_read_with_the_key() -> None:
-    endpoint = one(render({"serviceMonitor": {"enabled": True}}), "ServiceMonitor")["spec"]["endpoints"][0]
-    assert endpoint["authorization"]["credentials"] == {"name": "polyad-keys", "key": "api-key"}
+def test_metrics_are_read_with_a_key_that_reads_them() -> None:
+    manifests = render({"serviceMonitor": {"enabled": True}})
+    credentials = one(manifests, "ServiceMonitor")["spec"]["endpoints"][0]["authorization"]["credentials"]
+    given = environment(server(manifests)["containers"][0])
+    (variable,) = (
+        name for name, value in given.items() if value == {"secretKeyRef": {**credentials, "optional": False}}
+    )
+    setting = variable.removeprefix("POLYAD_").lower()
+    access = Access(Settings.load(**{"api_key": "u", "admin_key": "a", setting: "m"}), Snapshot())
+    assert access.reader_of_metrics(b"Bearer m") == Caller()
     assert "/metrics" not in OPEN_PATHS

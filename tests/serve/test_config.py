@@ -17,6 +17,7 @@ GIVEN: dict[str, tuple[str, object]] = {
     "grpc_port": ("8124", 8124),
     "api_key": ("the-api-key", SecretStr("the-api-key")),
     "admin_key": ("the-admin-key", SecretStr("the-admin-key")),
+    "metrics_key": ("the-metrics-key", SecretStr("the-metrics-key")),
     "state_dir": ("/var/lib/polyad", Path("/var/lib/polyad")),
     "redis_url": ("rediss://:pw@redis:6380/0", SecretStr("rediss://:pw@redis:6380/0")),
     "redis_server": ("/usr/bin/redis-server", Path("/usr/bin/redis-server")),
@@ -49,9 +50,12 @@ GIVEN: dict[str, tuple[str, object]] = {
     "restart_backoff_s": ("7", 7.0),
     "drain_s": ("0", 0.0),
 }
-SECRETS = ("api_key", "admin_key", "redis_url")
+SECRETS = ("api_key", "admin_key", "metrics_key", "redis_url")
 
 BAD = [
+    ("api_key", "", "at least 1"),
+    ("admin_key", "", "at least 1"),
+    ("metrics_key", "", "at least 1"),
     ("port", "65536", "less than or equal to 65535"),
     ("port", "-1", "greater than or equal to 0"),
     ("port", "http", "valid integer"),

@@ -56,6 +56,18 @@ def test_keys_of_the_settings_are_of_the_public_tenant(access: Callable[..., Acc
     assert known.caller(bearer("polyad_a")) == Caller("acme", Role.USER)
 
 
+def test_the_metrics_key_reads_metrics_and_is_nobody_else(access: Callable[..., Access]) -> None:
+    known = access(api_key="u", admin_key="a", metrics_key="m")
+    assert known.reader_of_metrics(bearer("m")) == Caller("public", Role.USER)
+    assert known.reader_of_metrics(bearer("a")).operator
+    for wrong, error in ((bearer("u"), Forbidden), (b"", Unauthenticated), (b"Basic m", Unauthenticated)):
+        with pytest.raises(error):
+            known.reader_of_metrics(wrong)
+    with pytest.raises(Unauthenticated):
+        known.caller(bearer("m"))
+    assert access(metrics_key="m").reader_of_metrics(b"").operator, "without other keys loopback stays open"
+
+
 def test_the_first_key_ends_the_time_without_keys(access: Callable[..., Access]) -> None:
     assert access().caller(b"") == Caller("public", Role.ADMIN)
     assert access(admin_key="a").caller(b"") == Caller("public", Role.USER)
