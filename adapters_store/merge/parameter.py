@@ -1,6 +1,7 @@
 """What a method may be told, declared so that it is checked before any tensor is touched."""
 
 import math
+import sys
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -47,7 +48,8 @@ class Parameter:
     def _allows(self, value: float) -> bool:
         above = value > self.low if self.open_low else value >= self.low
         below = value < self.high if self.open_high else value <= self.high
-        return math.isfinite(value) and above and below
+        # an integer may be beyond every float, where isfinite raises
+        return abs(value) <= sys.float_info.max and above and below
 
 
 def share(name: str, default: float) -> Parameter:

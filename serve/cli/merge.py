@@ -64,7 +64,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise InvalidInput("recipe", path.stat().st_size, f"at most {_MOST_BYTES} bytes")
     try:
         value = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InvalidInput("recipe", path.name, f"YAML or JSON ({str(error).splitlines()[0]})") from error
     if not isinstance(value, dict):
         raise InvalidInput("recipe", type(value).__name__, "an object")
@@ -78,25 +78,17 @@ def _merged(
 
     out.parent.mkdir(parents=True, exist_ok=True)
     if is_mergekit(value):
+        if base_name is not None:
+            raise InvalidInput("--base", base_name, "base_model in a configuration of mergekit's")
         return _merged_models(value, folder, out, progress)
     return _merged_adapters(value, folder, out, base_name, threads, progress)
 
 
 def _merged_models(value: dict[str, Any], folder: Path, out: Path, progress: "Progress") -> "Report":
-    import torch
-
-    from polyad.adapters_store.merge.full_models import FullMerge
     from polyad.adapters_store.merge.mergekit import read_mergekit
+    from polyad.adapters_store.merge.mergekit_models import open_models
 
-    config = read_mergekit(value)
-    dtype = config.out_dtype or config.dtype
-    full = FullMerge(
-        recipe=config.recipe,
-        base=None if config.base is None else folder / config.base,
-        folders=[folder / model for model in config.models],
-        dtype=getattr(torch, dtype) if dtype else None,
-    )
-    return full.write(out, progress)
+    return open_models(read_mergekit(value), folder).write(out, progress)
 
 
 def _merged_adapters(

@@ -1,6 +1,7 @@
 """Deltas to merge, and a merge of them in one line."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 
 from polyad.adapters_store.delta import Delta, LowRank, ModuleDelta, dense
 from polyad.adapters_store.merge import Compress, Execution, Input, Merged, Recipe
+from tests.fixtures.mergekit_configs import write_models
 
 SHAPES = {
     f"layers.{layer}.{name}": shape for layer in range(3) for name, shape in {"q": (12, 8), "up": (7, 20)}.items()
@@ -78,3 +80,11 @@ def merge(deltas: dict[str, Delta]) -> Merge:
         return Execution(recipe=recipe, deltas=deltas, threads=threads, statistics=statistics).run()
 
     return run
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the models that the configurations of mergekit's name; nobody writes to it."""
+    folder = tmp_path_factory.mktemp("models")
+    write_models(folder)
+    return folder

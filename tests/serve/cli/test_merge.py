@@ -115,6 +115,30 @@ def test_what_does_not_work_is_one_line_and_leaves_nothing(folder: Path, change:
     assert not (folder / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"chat_template": "chatml"}, "chat_template: got 'chatml'"),
+        ({"models": None, "slices": [{"sources": [{"model": "base", "layer_range": [0, 2]}]}]}, "allowed: [0, 3]"),
+        ({}, "--base"),
+    ],
+)
+def test_what_a_merge_of_models_cannot_do_is_one_line(folder: Path, change: dict[str, Any], message: str) -> None:
+    config = {"merge_method": "linear", "models": [{"model": "base"}], "parameters": {"weight": 1}}
+    result = run(folder, config | change, *([] if change else ["--base", str(folder / "base")]))
+    assert result.exit_code == 1
+    assert message in result.stderr and result.stderr.count("\n") == 1
+    assert not (folder / "out").exists()
+
+
+def test_a_file_that_is_no_yaml_is_one_line(folder: Path) -> None:
+    (folder / "recipe.yaml").write_text("name: 2026-99-99")
+    arguments = ["merge", str(folder / "recipe.yaml"), "--out", str(folder / "out")]
+    result = CliRunner().invoke(polyad, arguments, catch_exceptions=False)
+    assert result.exit_code == 1
+    assert "YAML or JSON" in result.stderr and result.stderr.count("\n") == 1
+
+
 def test_what_is_there_is_not_overwritten(folder: Path) -> None:
     assert run(folder, TIES).exit_code == 0
     again = run(folder, TIES)
