@@ -8,6 +8,7 @@ PYTHON ?= python3
 VENV ?= .venv
 TORCH_INDEX ?=
 PYTEST ?=
+BENCH ?=
 
 TORCH := $(shell sed -n 's/.*"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 LOCKS := requirements/cpu.lock requirements/test.lock
@@ -50,8 +51,8 @@ chart: $(INSTALLED) ## the chart: lint, all combinations, a release's life, aler
 chart-files: $(INSTALLED) ## generate the chart's values, schema, table, alerts and dashboard from helm/source
 	$(VENV)/bin/python helm/source/generate.py
 
-bench-%: $(INSTALLED) ## bench-<name>: runs tests/bench/bench_<name>.py
-	$(VENV)/bin/python -m tests.bench.bench_$(subst -,_,$*)
+bench-%: $(INSTALLED) ## bench-<name>: runs tests/bench/bench_<name>.py; BENCH="--help" passes options on
+	$(VENV)/bin/python -m tests.bench.bench_$(subst -,_,$*) $(BENCH)
 
 proto: $(INSTALLED) ## generate the stubs of proto/
 	cd .dev && "$(abspath $(VENV))/bin/python" -m grpc_tools.protoc -I. \

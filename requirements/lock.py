@@ -24,7 +24,9 @@ def project() -> tuple[list[str], list[str]]:
     build = meta["build-system"]["requires"]
     lines = (HERE / "test.in").read_text().splitlines()
     tools = [line for line in lines if line and not line.startswith("#")]
-    return meta["project"]["dependencies"] + extras["cpu"] + extras["demo"] + build, extras["learn"] + tools
+    # The image for CPUs installs cpu.lock alone: it serves, learns, and keeps bytes in S3.
+    served = [line for extra in ("cpu", "demo", "learn", "s3") for line in extras[extra]]
+    return meta["project"]["dependencies"] + served + build, tools
 
 
 def resolved(python: Path, wanted: list[str]) -> dict[str, str]:

@@ -229,7 +229,7 @@ class Migration(Values):
 
 class GrpcService(Values):
     enabled: bool = False
-    """Listen for gRPC too."""
+    """Let clients reach gRPC too."""
     port: Port = 9000
     """Port of the Service."""
 

@@ -25,8 +25,9 @@ _DESCRIPTION = (
     "version), an alias (`support@canary`), a version (`support@v3`), the name of a saved composition, or a blend "
     "(`support*0.7 + tone*0.3`), each also as `base:...`. A composition may also be JSON: in `model`, or in "
     "`composition`, beside a base model's name or nothing. A merge (`ties(support, code; density=0.2)`) is computed "
-    "when it is first named; until then the answer is 503 with the id of its job. Fusions (`fuse(support, "
-    "code)`) are read, but not served yet."
+    "when it is first named; until then the answer is 503 with the id of its job. A fusion (`fuse(support, code)`) "
+    "fuses the logits of its experts at every token; `return_fusion`: true in a body adds each choice's `fusion`. "
+    "LoRAX's `merged_adapters` in a body is read as the merge that it names."
 )
 _KEY = {"type": "http", "scheme": "bearer", "description": "Needed if the server has keys."}
 # FastAPI announces them for every route; here such errors are 400, in the shape of all others.

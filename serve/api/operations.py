@@ -6,7 +6,7 @@ from fastapi import APIRouter, Response
 
 from polyad.adapters_store.base_model import BaseModel
 from polyad.serve.api.access import Admin, Asking
-from polyad.serve.api.errors import documented_errors
+from polyad.serve.api.errors import RETRY_AFTER_S, documented_errors
 from polyad.serve.api.route import Route
 from polyad.serve.api.schemas import Alive, Collect, CollectedOut, Ready, VersionInfo, VersionOut
 from polyad.serve.engine.version import engine_version
@@ -30,7 +30,8 @@ def operations_router(health: Health, collector: Collector, base: BaseModel) -> 
     @router.get("/ready", summary="Whether requests are served", responses={503: {"model": Ready}})
     async def ready(response: Response) -> Ready:
         state = health.readiness()
-        response.status_code = 200 if state.ready else 503
+        if not state.ready:
+            response.status_code, response.headers["Retry-After"] = 503, str(RETRY_AFTER_S)
         return Ready.model_validate({"status": state.status, "engine": state.engine, "registry": state.registry})
 
     @router.get("/version", summary="Versions of polyad, its engine and the base model")

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from polyad.serve.cli.client import Client, print_json, remote
-from polyad.serve.cli.reference import adapter_name, adapter_path
+from polyad.serve.cli.reference import adapter_path, own_adapter_name
 from polyad.serve.cli.table import print_table
 
 
@@ -21,7 +21,7 @@ def policy() -> None:
 
 
 @policy.command(name="set")
-@click.argument("name", callback=adapter_name)
+@click.argument("name", callback=own_adapter_name)
 @click.argument("mode", type=click.Choice(["automatic", "ask", "off"]))
 @click.option("--keep-s", type=int, help="How long interactions are kept, in seconds.")
 @click.option("--min-events", type=int, help="So many events begin a run.")
@@ -50,7 +50,7 @@ def set_policy(client: Client, as_json: bool, /, name: str, mode: str, settings:
 
 
 @policy.command()
-@click.argument("name", callback=adapter_name)
+@click.argument("name", callback=own_adapter_name)
 @remote
 def show(client: Client, as_json: bool, name: str) -> None:
     """Show the policy, what is queued, and what could not be used.

@@ -23,6 +23,15 @@ def adapter_name(_: click.Context, __: click.Parameter, value: str) -> str:
         raise click.BadParameter(str(error)) from error
 
 
+def own_adapter_name(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    """The name of an adapter of one's own."""
+    if public_name(value) is not None:
+        raise click.BadParameter(
+            f"{value!r}: an adapter of `public` learns by its own admin's word, under its plain name"
+        )
+    return adapter_name(context, parameter, value)
+
+
 def alias_name(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
     """The name of an alias, or None where an option was not given."""
     try:

@@ -134,3 +134,15 @@ def test_first_stage_makes_the_wheel(tmp_path: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert "polyad/serve/cli/main.py" in names
     assert any(name.startswith("polyad/kernels/_delta") for name in names)
+
+
+def test_both_targets_serve_learn_and_keep_bytes_in_s3() -> None:
+    meta = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pinned = {line.partition("==")[0] for line in (ROOT / "requirements/cpu.lock").read_text().splitlines()}
+    extras = meta["optional-dependencies"]
+    wanted = [*meta["dependencies"], *extras["cpu"], *extras["learn"], *extras["s3"]]
+    names = {re.split(r"[\[<>=!~ ]", line)[0].lower().replace("_", "-") for line in wanted} - {"torch"}
+    assert not names - pinned
+    installed = re.search(r"\[([a-z0-9,]+)\]", " ".join(STAGES["gpu"].of("RUN")))
+    assert installed is not None
+    assert set(installed[1].split(",")) == {"gpu", "learn", "s3"}

@@ -22,6 +22,7 @@ def test_ready_says_which_part_is_away(new_face: Any) -> None:
         assert (up.status_code, up.json()) == (200, {"status": "ready", "engine": "ready", "registry": "live"})
         face.engine.ready, face.engine.state = False, "restarting"
         down = face.client.get("/ready")
+        assert down.headers["retry-after"] == "5"
         assert (down.status_code, down.json()["status"], down.json()["engine"]) == (503, "unavailable", "restarting")
         face.engine.ready, face.engine.state = True, "ready"
 
