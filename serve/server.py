@@ -131,7 +131,7 @@ class Server:
         resolver = Resolver(registry.snapshot, PUBLIC, base_names, base.fingerprint, settings.slots, merged)
         catalog = RegistryCatalog(registry, resolver)
         pace = Pace(lambda: supervisor.needs_cores)
-        adapters = self._adapters(registry, blobs, residency, base, base_names, pace)
+        adapters = self._adapters(registry, blobs, residency, base, base_names, pace, learning)
         merges = self._merges(registry, blobs, resolver, merged, residency, adapters, arguments)
         registry.subscribe(lambda event: _revoke(event, registry, residency))
         _watch(registry)
@@ -204,6 +204,7 @@ class Server:
         base: BaseModel,
         reserved: Sequence[str],
         pace: Pace,
+        learning: LearningService,
     ) -> AdapterService:
         settings = self.settings
         scratch = settings.state_dir / "scratch"
@@ -223,6 +224,7 @@ class Server:
             adapter_root=settings.adapter_root,
             source_timeout_s=settings.source_timeout_s,
             pace=pace,
+            forget=learning.forget_adapter,
         )
 
     def _merges(

@@ -30,6 +30,11 @@ class Keys:
     def given(self, tenant: str, event: str) -> str:
         return f"{self._prefix}:given:{tenant}/{event}"
 
+    @property
+    def open(self) -> str:
+        """The adapters with an open run, as tenant/adapter."""
+        return f"{self._prefix}:open"
+
     def run(self, run: str) -> str:
         return f"{self._prefix}:run:{run}"
 

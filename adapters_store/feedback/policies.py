@@ -57,6 +57,13 @@ class Policies:
         await self._redis.ask(client.incr(self._keys.policies_revision))
         self._policies[tenant, adapter] = policy
 
+    async def drop(self, tenant: str, adapter: str) -> None:
+        """Nothing is set for the adapter any more. Raises RegistryUnavailable."""
+        client = self._redis.client
+        await self._redis.ask(client.hdel(self._keys.policies, f"{tenant}/{adapter}"))
+        await self._redis.ask(client.incr(self._keys.policies_revision))
+        self._policies.pop((tenant, adapter), None)
+
     async def read(self) -> None:
         """Read all policies if any was set since. Raises RegistryUnavailable."""
         revision = await self._redis.ask(self._redis.client.get(self._keys.policies_revision)) or "0"

@@ -128,6 +128,7 @@ class Run(Record):
     """One training of one adapter from feedback. `entries` are the stream entries that it uses.
 
     `events` counts them by what became of them; `evidence` is all that the gate saw, `curve` the loss by step.
+    `adapter_created` tells the adapter that it began with from a later one of the same name.
     """
 
     id: str
@@ -140,6 +141,7 @@ class Run(Record):
     changed: float
     ended: float | None = None
     attempts: int = 0
+    adapter_created: float | None = None
     parent: int | None = None
     parent_digest: str | None = None
     candidate: str | None = None

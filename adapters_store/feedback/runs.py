@@ -64,8 +64,8 @@ class Runs:
             changed=now,
             history=((now, "queued"),),
         )
-        keys = [self._adapter_key("active", run), self._keys.run(run.id), self._keys.runs(tenant)]
-        open_run = await self._redis.run("begin", keys, run.id, run.model_dump_json(), now)
+        keys = [self._adapter_key("active", run), self._keys.run(run.id), self._keys.runs(tenant), self._keys.open]
+        open_run = await self._redis.run("begin", keys, run.id, run.model_dump_json(), now, f"{tenant}/{adapter}")
         if open_run:
             raise Conflict("adapter", f"{adapter!r} has an open run already: {open_run}")
         return run
@@ -74,6 +74,11 @@ class Runs:
         """The adapter's open run."""
         id = await self._redis.ask(self._redis.client.get(self._keys.of_adapter("active", tenant, adapter)))
         return None if id is None else await self.run(tenant, id)
+
+    async def open(self) -> set[tuple[str, str]]:
+        """The tenants and adapters with an open run, but for runs that a release without this list began."""
+        names = await self._redis.ask(self._redis.client.smembers(self._keys.open))
+        return {(tenant, adapter) for tenant, _, adapter in (name.partition("/") for name in names)}
 
     async def run(self, tenant: str, id: str) -> Run:
         """Raises UnknownRun."""
@@ -124,9 +129,11 @@ class Runs:
             raise ValueError("a run ends with an ending, and only then")
         parts = ("lease", "run", "active", "events", "dead", "tries", "order", "memory")
         keys = [self._keys.run(run.id) if part == "run" else self._adapter_key(part, run) for part in parts]
+        keys.append(self._keys.open)
         told = ending or Ending()
         request = {
             "id": run.id,
+            "adapter": f"{run.tenant}/{run.adapter}",
             "over": run.is_over,
             "group": GROUP,
             "reason": run.reason,

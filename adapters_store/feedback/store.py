@@ -19,6 +19,7 @@ _MARK_S = 30 * 86_400
 _MAX_QUEUED = 100_000
 _PAGE = 500
 _DEAD_SHOWN = 1000
+_FORGOTTEN = ("events", "scores", "dead", "tries", "memory")
 
 
 class FeedbackStore:
@@ -130,6 +131,11 @@ class FeedbackStore:
         """What earlier runs left for later ones: examples as JSON, by their ids."""
         found = await self._redis.ask(self._redis.client.hgetall(self._keys.of_adapter("memory", tenant, adapter)))
         return dict(found)
+
+    async def forget_adapter(self, tenant: str, adapter: str) -> None:
+        """Delete what was to be learnt from, and what was learnt from; interactions expire by themselves."""
+        keys = [self._keys.of_adapter(part, tenant, adapter) for part in _FORGOTTEN]
+        await self._redis.ask(self._redis.client.delete(*keys))
 
     async def forget_user(self, tenant: str, user: str, adapters: Iterable[str]) -> dict[str, int]:
         """Delete what is kept of an end user: interactions, queued feedback, and examples for later runs."""

@@ -117,20 +117,29 @@ class Registry:
         return self._feed.subscribe(callback)
 
     async def add_version(
-        self, tenant: str, name: str, draft: VersionDraft, aliases: Sequence[str] = ()
+        self,
+        tenant: str,
+        name: str,
+        draft: VersionDraft,
+        aliases: Sequence[str] = (),
+        if_created: float | None = None,
     ) -> tuple[Version, bool]:
         """Add a version, and the adapter if need be; the aliases point to it in the same step.
 
-        The same digest again gives the version that is there and False. The first version of an adapter
-        becomes `production`. Raise Conflict if a composition has the name, LimitReached.
+        The same digest again gives the version that is there and False. The first version of an adapter becomes
+        `production`, unless it is quarantined. With `if_created`, only to the adapter that was created then: raise
+        UnknownAdapter for none and for another. Raise Conflict if a composition has the name, LimitReached.
         """
         check_room(self.snapshot, tenant, name, draft.digest, draft.size)
         # An explicit `previous` must win over the one that moving `production` sets.
         ordered = sorted((check_alias("alias", alias) for alias in aliases), key=lambda alias: alias != PRODUCTION)
         created = round(time.time(), 3)
         version = json.dumps({"tenant": tenant, "adapter": name, "created": created, **draft.model_dump()})
-        arguments = {"digest": draft.digest, "created": created, "aliases": ordered, "version": version}
-        reply = await self._write("add_version", tenant, name, **arguments)
+        what = {"digest": draft.digest, "version": version, "quarantined": draft.quarantined}
+        where = {"aliases": ordered} if if_created is None else {"aliases": ordered, "if_created": if_created}
+        reply = await self._write("add_version", tenant, name, created=created, **what, **where)
+        if reply.status == "unknown_adapter":
+            raise UnknownAdapter("adapter", name, "is not the one any more that the version is for: it was deleted")
         if reply.status == "name_taken":
             raise Conflict("name", f"{name!r} is a saved composition; an adapter needs a name of its own")
         if reply.version is None or reply.header is None:

@@ -25,6 +25,7 @@ from polyad.serve.service.background import Background
 from polyad.serve.service.scratch_folder import scratch_folder
 
 Warm = Callable[[Plan], Awaitable[None]]
+Forget = Callable[[str, str], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,10 @@ class Pushed:
 
 
 class AdapterService:
-    """One tenant's adapters. `warm` brings a version into the engine's host memory, or raises why it cannot."""
+    """One tenant's adapters. `warm` brings a version into the engine's host memory, or raises why it cannot.
+
+    `forget` ends how an adapter learns that is deleted; it is told the tenant and the name.
+    """
 
     def __init__(
         self,
@@ -53,6 +57,7 @@ class AdapterService:
         adapter_root: Path | None = None,
         source_timeout_s: float = 600,
         pace: Pace | None = None,
+        forget: Forget | None = None,
     ) -> None:
         self._registry = registry
         self._blobs = blobs
@@ -67,6 +72,7 @@ class AdapterService:
         self._source_timeout_s = source_timeout_s
         self._background = Background()
         self.pace = pace or Pace()
+        self._forget = forget
 
     def of(self, tenant: str) -> "AdapterService":
         """The same for another tenant's adapters."""
@@ -157,7 +163,14 @@ class AdapterService:
         return await self._registry.delete_version(self._tenant, name, number)
 
     async def delete(self, name: str) -> None:
-        """Revoke an adapter: new requests are refused at once, running ones end on their versions."""
+        """Revoke an adapter: new requests are refused at once, running ones end on their versions.
+
+        How it learns and what it was to learn from goes with it. Raises UnknownAdapter, RegistryUnavailable.
+        """
+        known = self._registry.snapshot.find_adapter(self._tenant, name) is not None
+        if known and self._registry.live and self._forget is not None:
+            # First: what breaks off between leaves an adapter that does not learn, not a policy without adapter.
+            await self._forget(self._tenant, name)
         await self._registry.delete_adapter(self._tenant, name)
 
     async def _admit(self, files: AdapterFiles) -> VersionDraft:

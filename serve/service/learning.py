@@ -130,6 +130,14 @@ class LearningService:
         await self._policies.set(tenant, name, policy)
         return policy
 
+    async def forget_adapter(self, tenant: str, name: str) -> None:
+        """Leave nothing for a later adapter of this name: neither policy nor feedback. Its open run is cancelled."""
+        await self._policies.drop(tenant, name)
+        run = await self._runs.active(tenant, name)
+        if run is not None:
+            await self._runs.cancel(run)
+        await self._store.forget_adapter(tenant, name)
+
     async def state(self, tenant: str, name: str) -> tuple[int, dict[int, Score], list[dict[str, str]]]:
         """Queued events, thumbs by version, and dead letters of an adapter. Raises UnknownAdapter."""
         self._registry.snapshot.adapter(tenant, name)

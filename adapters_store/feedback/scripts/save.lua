@@ -1,6 +1,6 @@
 -- The state of an open run, written only by who holds the lease. At the end, in the same step: the events that it used
 -- leave the queue, poison goes to the dead letters, and the rest is free for the next run.
-local LEASE, RUN, ACTIVE, EVENTS, DEAD, TRIES, ORDER, MEMORY = unpack(KEYS)
+local LEASE, RUN, ACTIVE, EVENTS, DEAD, TRIES, ORDER, MEMORY, OPEN = unpack(KEYS)
 local request = cjson.decode(ARGV[2])
 if redis.call('GET', LEASE) ~= ARGV[1] then
   return 'fenced'
@@ -32,7 +32,10 @@ for _, pair in ipairs(request.poison) do
   bury(pair[1], pair[2])
 end
 for _, entry in ipairs(request.failed) do
-  if redis.call('HINCRBY', TRIES, entry, 1) >= request.max_tries then
+  -- Meanwhile its user may have been forgotten, or the adapter deleted.
+  if #redis.call('XRANGE', EVENTS, entry, entry) == 0 then
+    redis.call('HDEL', TRIES, entry)
+  elseif redis.call('HINCRBY', TRIES, entry, 1) >= request.max_tries then
     bury(entry, request.reason)
   end
 end
@@ -43,4 +46,5 @@ for _, pair in ipairs(request.remember) do
   redis.call('HSET', MEMORY, pair[1], pair[2])
 end
 redis.call('DEL', ACTIVE, ORDER)
+redis.call('SREM', OPEN, request.adapter)
 return 'ok'

@@ -1,7 +1,11 @@
+local known = header()
+if request.if_created and (not known or known.created ~= request.if_created) then
+  return answer('unknown_adapter')
+end
 if composition() then
   return answer('name_taken')
 end
-local current = header() or {
+local current = known or {
   tenant = request.tenant, name = request.name, created = request.created, aliases = {}, pins = {},
 }
 local digest = full_name .. '/' .. request.digest
@@ -15,7 +19,7 @@ if created then
   version = string.format('{"number":%d,', number) .. request.version:sub(2)
   redis.call('HSET', VERSIONS, version_field(number), version)
   redis.call('HSET', DIGESTS, digest, number)
-  if not current.revision then
+  if not known and not request.quarantined then
     point(current.aliases, 'production', number)
   end
 end

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from polyad.adapters_store.blobs import BlobStore
-from polyad.adapters_store.errors import ConfigError, CorruptBlob, InvalidInput, NotFound
+from polyad.adapters_store.errors import ConfigError, Conflict, CorruptBlob, InvalidInput, LimitReached, NotFound
 from polyad.adapters_store.feedback import Ending, FeedbackStore, Interaction, Lease, Policy, Queued, Run, Runs
 from polyad.adapters_store.names import PRODUCTION
 from polyad.adapters_store.registry import Registry
@@ -22,7 +22,7 @@ from polyad.serve.learn.worker.workshop import CANDIDATE, Bench, Workshop, libra
 
 MAX_ATTEMPTS = 5
 # What ends a run with a reason; anything else is a defect, and ends the attempt.
-_ENDS = (TrainingFailed, InvalidInput, NotFound, ConfigError, CorruptBlob)
+_ENDS = (TrainingFailed, InvalidInput, NotFound, Conflict, LimitReached, ConfigError, CorruptBlob)
 
 
 class Course:
@@ -100,7 +100,8 @@ class Course:
             parent = self._registry.snapshot.resolve(run.tenant, run.adapter, PRODUCTION)
             if parent.base != self._publication.base:
                 raise InvalidInput("parent", parent.base, f"{self._publication.base}, the base model of this worker")
-            changes |= {"parent": parent.number, "parent_digest": parent.digest}
+            created = self._registry.snapshot.adapter(run.tenant, run.adapter).created
+            changes |= {"adapter_created": created, "parent": parent.number, "parent_digest": parent.digest}
         return await self._enter(lease, run, "collecting", **changes)
 
     async def _material(self, run: Run, settings: LearnSettings) -> tuple[list[Queued], dict[str, Interaction], Memory]:

@@ -1,10 +1,11 @@
 """From a candidate to the version that answers, or to one that is kept for looking at."""
 
 import time
+from contextlib import suppress
 
 from polyad.adapters_store.blobs import BlobStore
 from polyad.adapters_store.delta import read_delta
-from polyad.adapters_store.errors import AliasMoved, UnknownAlias
+from polyad.adapters_store.errors import AliasMoved, NotFound
 from polyad.adapters_store.feedback import FeedbackStore, Policy, Run, Runs, Score
 from polyad.adapters_store.names import PRODUCTION
 from polyad.adapters_store.registry import Registry, Version, VersionDraft
@@ -26,7 +27,12 @@ class Publication:
         self.base = base
 
     async def register(self, run: Run, quarantined: bool) -> Version:
-        """The candidate as a version; a quarantined one is never served."""
+        """The candidate as a version; a quarantined one is never served.
+
+        Raises UnknownAdapter if the adapter that the run began with was deleted.
+        """
+        # Runs that an older release began do not know.
+        created = run.adapter_created or self._registry.snapshot.adapter(run.tenant, run.adapter).created
         digest = run.candidate or ""
         path = await self._blobs.fetch(digest)
         delta = read_delta(path)
@@ -42,7 +48,7 @@ class Publication:
             parents=() if run.parent_digest is None else (run.parent_digest,),
             quarantined=quarantined,
         )
-        version, _ = await self._registry.add_version(run.tenant, run.adapter, draft)
+        version, _ = await self._registry.add_version(run.tenant, run.adapter, draft, if_created=created)
         return version
 
     async def promote(self, run: Run) -> bool:
@@ -61,13 +67,11 @@ class Publication:
         await self._registry.set_alias(run.tenant, run.adapter, CANARY, run.version or 0)
 
     async def close_canary(self, run: Run) -> None:
-        """End its share; nothing happens if another version has it."""
-        adapter = self._registry.snapshot.adapter(run.tenant, run.adapter)
-        if run.version is not None and adapter.aliases.get(CANARY) == run.version:
-            try:
+        """End its share; nothing happens if another version has it, or if the adapter was deleted."""
+        adapter = self._registry.snapshot.find_adapter(run.tenant, run.adapter)
+        if adapter is not None and run.version is not None and adapter.aliases.get(CANARY) == run.version:
+            with suppress(NotFound):
                 await self._registry.delete_alias(run.tenant, run.adapter, CANARY)
-            except UnknownAlias:
-                return
 
     async def canary_verdict(self, run: Run, policy: Policy) -> tuple[bool | None, str]:
         """Whether the canary is as good as its parent on live feedback; None while that cannot be said."""

@@ -73,8 +73,9 @@ class Worker:
         """Take every open run as far as it goes, after beginning those that are due; how many there were."""
         await self._policies.read()
         worked = 0
-        for (tenant, adapter), policy in sorted(self._policies.all().items()):
-            if await self._attend(tenant, adapter, policy):
+        # A run may outlive its policy, which goes with a deleted adapter.
+        for tenant, adapter in sorted({*self._policies.all(), *await self._runs.open()}):
+            if await self._attend(tenant, adapter, self._policies.get(tenant, adapter)):
                 worked += 1
         return worked
 

@@ -75,6 +75,26 @@ async def test_numbers_are_never_reused(registry: Registry, draft: Draft) -> Non
     assert (adapter.aliases, set(adapter.versions)) == ({"production": 5}, {5})
 
 
+async def test_a_version_for_one_adapter_is_not_added_to_another_of_its_name(registry: Registry, draft: Draft) -> None:
+    await registry.add_version("acme", "support", draft(1))
+    created = registry.snapshot.adapter("acme", "support").created
+    version, _ = await registry.add_version("acme", "support", draft(2), if_created=created)
+    assert version.number == 2
+    await registry.delete_adapter("acme", "support")
+    with pytest.raises(UnknownAdapter, match="it was deleted"):
+        await registry.add_version("acme", "support", draft(3), if_created=created)
+    assert registry.snapshot.find_adapter("acme", "support") is None
+    await registry.add_version("acme", "support", draft(1))
+    with pytest.raises(UnknownAdapter, match="it was deleted"):
+        await registry.add_version("acme", "support", draft(3), if_created=created)
+    assert list(registry.snapshot.adapter("acme", "support").versions) == [3]
+
+
+async def test_a_quarantined_first_version_is_not_production(registry: Registry, draft: Draft) -> None:
+    await registry.add_version("acme", "support", draft(1).model_copy(update={"quarantined": True}))
+    assert registry.snapshot.adapter("acme", "support").aliases == {}
+
+
 async def test_promotion_keeps_the_way_back(registry: Registry, draft: Draft) -> None:
     for seed in (1, 2):
         await registry.add_version("acme", "support", draft(seed))

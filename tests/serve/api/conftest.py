@@ -43,7 +43,7 @@ from polyad.serve.service import (
     TenantService,
 )
 from polyad.serve.service.fleet import EXPIRY_S
-from polyad.serve.service.learning import open_learning
+from polyad.serve.service.learning import LearningService, open_learning
 from tests.fixtures.adapters import CONFIG, WEIGHTS, write_adapter
 
 with warnings.catch_warnings():
@@ -140,12 +140,14 @@ class Face:
         try:
             blobs = BlobStore(self.settings.blobs_root, self.settings.state_dir / "cache", 0)
             await blobs.start()
-            await self._listen(registry, blobs)
+            namespace = self.settings.registry_namespace
+            async with open_learning(self.redis.url, namespace, registry) as learning:
+                await self._listen(registry, blobs, learning)
         finally:
             await registry.close()
             await self.redis.stop()
 
-    async def _listen(self, registry: Registry, blobs: BlobStore) -> None:
+    async def _listen(self, registry: Registry, blobs: BlobStore, learning: LearningService) -> None:
         settings, engine = self.settings, self.engine
         limits = Limits(max_rank=settings.max_rank, max_bytes=settings.max_adapter_bytes)
         policy = SourcePolicy(allowed_urls=("memory://allowed/",), hub=False, max_bytes=settings.max_adapter_bytes)
@@ -160,6 +162,7 @@ class Face:
             tenant=TENANT,
             reserved=[BASE],
             adapter_root=settings.adapter_root,
+            forget=learning.forget_adapter,
         )
         known = Merges(settings.max_rank)
         resolver = Resolver(registry.snapshot, TENANT, [BASE], self.base.fingerprint, merges=known)
@@ -178,20 +181,17 @@ class Face:
         status = lambda: health.readiness().status  # noqa: E731
         fleet = Fleet(registry, registry.replicas(EXPIRY_S), self.base.fingerprint, lambda: (), status)
         limiter = Limiter(registry)
-        async with open_learning(self.redis.url, settings.registry_namespace, registry) as learning:
-            services = Services(
-                service, compositions, merges, collector, health, access, tenants, limiter, fleet, learning
-            )
-            complete_app(app, settings, self.base, supervisor, services)
-            rpc = RpcServer(settings, services, resolver, lambda: self.generation)
-            self.rpc_address = await rpc.start()
-            self._server = _Server(uvicorn.Config(app, log_level="warning"), self._up)
-            fleet.start()
-            try:
-                await self._server.serve([self._listener])
-            finally:
-                await fleet.stop()
-                await rpc.stop(0)
+        services = Services(service, compositions, merges, collector, health, access, tenants, limiter, fleet, learning)
+        complete_app(app, settings, self.base, supervisor, services)
+        rpc = RpcServer(settings, services, resolver, lambda: self.generation)
+        self.rpc_address = await rpc.start()
+        self._server = _Server(uvicorn.Config(app, log_level="warning"), self._up)
+        fleet.start()
+        try:
+            await self._server.serve([self._listener])
+        finally:
+            await fleet.stop()
+            await rpc.stop(0)
 
 
 class _Server(uvicorn.Server):

@@ -96,6 +96,18 @@ def test_adapters_that_do_not_learn_keep_nothing(face: Face, learning: str) -> N
     refused(give(face, say(face, learning, "There."), thumb="up"), 404, "UnknownResponse", "response")
 
 
+def test_a_later_adapter_of_the_name_does_not_learn(face: Face, learning: str) -> None:
+    assert give(face, say(face, learning, "There."), thumb="up").status_code == 201
+    run = face.client.post("/v1/runs", json={"adapter": learning}).json()["id"]
+    assert face.client.delete(f"/v1/adapters/{learning}").is_success
+    face.push(learning)
+    shown = face.client.get(f"/v1/adapters/{learning}/policy").json()
+    assert (shown["mode"], shown["waiting"], shown["scores"]) == ("off", 0, {})
+    response = say(face, f"{learning}@v2", "There.")
+    refused(give(face, response, thumb="up"), 404, "UnknownResponse", "response")
+    assert face.client.get(f"/v1/runs/{run}").json()["state"] == "queued"
+
+
 def test_blends_keep_nothing(face: Face, learning: str) -> None:
     response = say(face, f"{learning}@v1*0.5 + b@v1*0.5", "There.")
     refused(give(face, response, thumb="up"), 404, "UnknownResponse", "response")

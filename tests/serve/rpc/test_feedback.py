@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 import pytest
 
-from polyad.proto import feedback_pb2
+from polyad.proto import adapters_pb2, feedback_pb2
 from tests.serve.rpc.conftest import Client, Rpc
 from tests.serve.rpc.test_rpc import generate, refused
 
@@ -96,3 +96,9 @@ def test_a_canary_gets_its_share(rpc: Rpc, learning: Client, name: str) -> None:
     learning.upload(name, rpc.face.files(), "canary")
     list(generate(learning, model=name, prompt="x"))
     assert rpc.words.asked[-1][1]["model"] == f"{name}@canary"
+
+
+def test_what_is_deleted_learns_no_more(rpc: Rpc, learning: Client, name: str) -> None:
+    learning.call(learning.adapters.Delete, adapters_pb2.DeleteAdapterRequest(name=name))
+    learning.upload(name, rpc.face.files())
+    assert state(rpc, learning, name)["mode"] == "off"
