@@ -164,7 +164,7 @@ class Server:
             adapters,
             CompositionService(registry, resolver, PUBLIC, base_names),
             merges,
-            Collector(registry, blobs, residency, settings.collect_after_s, PUBLIC),
+            Collector(registry, blobs, residency, settings.collect_after_s, PUBLIC, learning.needed_digests),
             health,
             Access(settings, registry.snapshot),
             TenantService(registry, locked=settings.admin_key is not None),

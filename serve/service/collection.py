@@ -2,6 +2,7 @@
 
 import copy
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from polyad.adapters_store.blobs import BlobStore
@@ -24,15 +25,24 @@ class Collector:
     What merges came to is not its business: they have a bound of their own.
 
     Both must be older than `after_s` seconds: a version may be about to get its alias, and bytes are written before
-    their version is registered.
+    their version is registered. `learning` tells which bytes open runs need, which may take longer than that.
     """
 
-    def __init__(self, registry: Registry, blobs: BlobStore, leases: Leases, after_s: float, tenant: str) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        blobs: BlobStore,
+        leases: Leases,
+        after_s: float,
+        tenant: str,
+        learning: Callable[[], Awaitable[set[str]]] | None = None,
+    ) -> None:
         self._registry = registry
         self._blobs = blobs
         self._leases = leases
         self._after_s = after_s
         self._tenant = tenant
+        self._learning = learning
 
     def of(self, tenant: str) -> "Collector":
         """The same for another tenant's versions."""
@@ -46,11 +56,13 @@ class Collector:
         versions = [v for v in await self._registry.collectable(self._tenant) if self._free(v, before)]
         if not dry_run:
             versions = [version for version in versions if await self._delete(version)]
+        # Before the snapshot is looked at: what a run registers in between is there then.
+        learning = set() if self._learning is None else await self._learning()
         stored = await self._blobs.digests()
         if not self._registry.live:
             raise RegistryUnavailable("registry: Redis is away; which bytes are needed is unknown, none was removed")
         merged = {entry.digest for entry in await self._registry.merges.entries()}
-        needed = self._registry.snapshot.digests() | merged
+        needed = self._registry.snapshot.digests() | merged | learning
         blobs = [blob.digest for blob in stored if blob.digest not in needed and blob.age_seconds > self._after_s]
         if not dry_run:
             for digest in blobs:

@@ -162,6 +162,15 @@ class LearningService:
         before = None if after is None else (await self._runs.run(tenant, after)).created
         return await self._runs.page(tenant, before, limit)
 
+    async def needed_digests(self) -> set[str]:
+        """Of the bytes that open runs of all tenants need: candidates that are not versions yet, and parents."""
+        needed: set[str | None] = set()
+        for tenant, adapter in {*self._policies.all(), *await self._runs.open()}:
+            run = await self._runs.active(tenant, adapter)
+            if run is not None:
+                needed |= {run.candidate, run.parent_digest}
+        return {digest for digest in needed if digest is not None}
+
     async def decisions(self, tenant: str, id: str) -> list[dict[str, Any]]:
         """What the run decided for each event and example. Raises UnknownRun."""
         return await self._runs.decisions(await self._runs.run(tenant, id))

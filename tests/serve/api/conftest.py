@@ -172,7 +172,7 @@ class Face:
         results = MergeResults(registry, blobs, known, worker, engine, scratch, settings.merge_cache_bytes)
         waits = MergeLimits(wait_s=settings.merge_wait_s, retry_s=settings.merge_retry_s)
         merges = MergeService(registry, resolver, results, waits, service, TENANT, [BASE])
-        collector = Collector(registry, blobs, engine, settings.collect_after_s, TENANT)
+        collector = Collector(registry, blobs, engine, settings.collect_after_s, TENANT, learning.needed_digests)
         app = _engine_routes()
         supervisor: Any = engine
         health = Health(registry, engine)
