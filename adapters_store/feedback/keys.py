@@ -49,5 +49,5 @@ class Keys:
         return f"{self._prefix}:judges:{tenant}/{adapter}@{version}"
 
     def of_adapter(self, part: str, tenant: str, adapter: str) -> str:
-        """`part`: events, scores, dead, tries, active, lease, order, memory."""
+        """`part`: events, scores, dead, tries, active, lease, order, memory, rest, fruitful, fruitless."""
         return f"{self._prefix}:{part}:{tenant}/{adapter}"

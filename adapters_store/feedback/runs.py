@@ -14,6 +14,7 @@ from polyad.adapters_store.feedback.scripting import Scripting
 from polyad.adapters_store.feedback.store import GROUP
 
 MAX_TRIES = 3
+MAX_ENDED = 100
 _DECISIONS_S = 30 * 86_400
 
 
@@ -32,17 +33,22 @@ class Lease:
 class Ending:
     """What becomes of the events at the end of a run: `used` ones leave the queue, `poison` ones (entry, reason) go to
     the dead letters, `failed` ones stay, but only for MAX_TRIES runs. `remember` are examples for later runs (id,
-    JSON), `forget` ids of such that are over."""
+    JSON), `forget` ids of such that are over. For `rest_s` seconds none but who asks for it begins the next run."""
 
     used: Sequence[str] = ()
     poison: Sequence[tuple[str, str]] = ()
     failed: Sequence[str] = ()
     remember: Sequence[tuple[str, str]] = ()
     forget: Sequence[str] = ()
+    rest_s: float = 0.0
 
 
 class Runs:
-    """All tenants' runs. Every method raises RegistryUnavailable when Redis is away."""
+    """All tenants' runs. Every method raises RegistryUnavailable when Redis is away.
+
+    Of an adapter's ended runs the newest MAX_ENDED that made a version are kept, and as many of those that made none:
+    a policy that fails again and again neither fills Redis nor pushes out where the versions came from.
+    """
 
     def __init__(self, url: str, namespace: str = "polyad") -> None:
         self._redis = Scripting(url)
@@ -93,7 +99,14 @@ class Runs:
         newest = f"({before!r}" if before is not None else "+inf"
         key = self._keys.runs(tenant)
         ids = await self._redis.ask(self._redis.client.zrevrangebyscore(key, newest, "-inf", start=0, num=limit))
-        return [await self.run(tenant, id) for id in ids]
+        texts = [await self._redis.ask(self._redis.client.get(self._keys.run(id))) for id in ids]
+        # One that is too old may go between the two questions.
+        return [Run.model_validate_json(text) for text in texts if text is not None]
+
+    async def rests(self, tenant: str, adapter: str) -> bool:
+        """Whether an ended run let the adapter rest. One that ends after `active` said None is seen."""
+        key = self._keys.of_adapter("rest", tenant, adapter)
+        return bool(await self._redis.ask(self._redis.client.exists(key)))
 
     async def cancel(self, run: Run) -> None:
         """Ask the worker to end an open run. Raises Conflict for one that has ended."""
@@ -127,20 +140,12 @@ class Runs:
         """Write the state of the open run; with an ending, end it, in one step. Raises Fenced."""
         if (ending is not None) != run.is_over:
             raise ValueError("a run ends with an ending, and only then")
-        parts = ("lease", "run", "active", "events", "dead", "tries", "order", "memory")
+        ended = "fruitless" if run.version is None else "fruitful"
+        parts = ("lease", "run", "active", "events", "dead", "tries", "order", "memory", "rest", ended)
         keys = [self._keys.run(run.id) if part == "run" else self._adapter_key(part, run) for part in parts]
-        keys.append(self._keys.open)
-        told = ending or Ending()
-        request = {
-            "id": run.id,
-            "adapter": f"{run.tenant}/{run.adapter}",
-            "over": run.is_over,
-            "group": GROUP,
-            "reason": run.reason,
-            "max_tries": MAX_TRIES,
-            **{name: list(getattr(told, name)) for name in ("used", "poison", "failed", "remember", "forget")},
-        }
-        answer = await self._redis.run("save", keys, lease.token, json.dumps(request), run.model_dump_json())
+        keys += [self._keys.open, self._keys.runs(run.tenant)]
+        request = json.dumps(self._request(run, ending or Ending()))
+        answer = await self._redis.run("save", keys, lease.token, request, run.model_dump_json())
         if answer != "ok":
             raise Fenced(f"run {run.id} is no longer this worker's")
         return run
@@ -160,6 +165,21 @@ class Runs:
         if run.is_over:
             raise Conflict("run", f"{run.id} has ended: {run.state}")
         await self._redis.ask(self._redis.client.set(self._adapter_key("order", run), f"{run.id}:{order}"))
+
+    def _request(self, run: Run, ending: Ending) -> dict[str, Any]:
+        return {
+            "id": run.id,
+            "adapter": f"{run.tenant}/{run.adapter}",
+            "over": run.is_over,
+            "group": GROUP,
+            "reason": run.reason,
+            "max_tries": MAX_TRIES,
+            "kept": MAX_ENDED,
+            "run_prefix": self._keys.run(""),
+            "decisions_prefix": self._keys.decisions(""),
+            "rest_ms": round(ending.rest_s * 1000),
+            **{name: list(getattr(ending, name)) for name in ("used", "poison", "failed", "remember", "forget")},
+        }
 
     def _adapter_key(self, part: str, run: Run) -> str:
         return self._keys.of_adapter(part, run.tenant, run.adapter)

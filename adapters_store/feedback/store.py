@@ -19,7 +19,7 @@ _MARK_S = 30 * 86_400
 _MAX_QUEUED = 100_000
 _PAGE = 500
 _DEAD_SHOWN = 1000
-_FORGOTTEN = ("events", "scores", "dead", "tries", "memory")
+_FORGOTTEN = ("events", "scores", "dead", "tries", "memory", "rest")
 
 
 class FeedbackStore:

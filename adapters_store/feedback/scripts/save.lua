@@ -1,6 +1,6 @@
 -- The state of an open run, written only by who holds the lease. At the end, in the same step: the events that it used
--- leave the queue, poison goes to the dead letters, and the rest is free for the next run.
-local LEASE, RUN, ACTIVE, EVENTS, DEAD, TRIES, ORDER, MEMORY, OPEN = unpack(KEYS)
+-- leave the queue, poison goes to the dead letters, the rest is free for the next run, and the oldest ended runs go.
+local LEASE, RUN, ACTIVE, EVENTS, DEAD, TRIES, ORDER, MEMORY, REST, ENDED, OPEN, RUNS = unpack(KEYS)
 local request = cjson.decode(ARGV[2])
 if redis.call('GET', LEASE) ~= ARGV[1] then
   return 'fenced'
@@ -44,6 +44,15 @@ for _, id in ipairs(request.forget) do
 end
 for _, pair in ipairs(request.remember) do
   redis.call('HSET', MEMORY, pair[1], pair[2])
+end
+if request.rest_ms > 0 then
+  redis.call('SET', REST, request.id, 'PX', request.rest_ms)
+end
+redis.call('RPUSH', ENDED, request.id)
+while redis.call('LLEN', ENDED) > request.kept do
+  local oldest = redis.call('LPOP', ENDED)
+  redis.call('DEL', request.run_prefix .. oldest, request.decisions_prefix .. oldest)
+  redis.call('ZREM', RUNS, oldest)
 end
 redis.call('DEL', ACTIVE, ORDER)
 redis.call('SREM', OPEN, request.adapter)

@@ -4,6 +4,7 @@ import asyncio
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from polyad.serve.learn.settings import LearnSettings
 from polyad.serve.learn.train import TrainingFailed
 from polyad.serve.learn.worker.publication import Publication
 from polyad.serve.learn.worker.reins import Cancelled, Reins, held, thinned
+from polyad.serve.learn.worker.timing import rest_s
 from polyad.serve.learn.worker.workshop import CANDIDATE, Bench, Workshop, libraries
 
 MAX_ATTEMPTS = 5
@@ -50,7 +52,7 @@ class Course:
 
     async def advance(self, lease: Lease, run: Run, policy: Policy) -> Run:
         """As far as it goes now: to its end, to a person's decision, or to a canary that has to be waited for."""
-        self._latest = run
+        self._latest, self._policy = run, policy
         try:
             order = await self._runs.order(run)
             if order == "cancel":
@@ -76,8 +78,7 @@ class Course:
             return await self._fail(
                 lease, run, f"it was begun {run.attempts} times and never ended: killed, or crashed"
             )
-        settings = LearnSettings.read(policy.settings)
-        run = await self._begin(lease, run, settings)
+        settings, run = await self._begin(lease, run, policy)
         queued, interactions, memory = await self._material(run, settings)
         folder = self._folder / run.id
         async with held(self._runs, lease, run, self._lease_s, self._report) as reins:
@@ -90,19 +91,31 @@ class Course:
                     if reins.run.is_over or reins.run.state in ("waiting", "canary"):
                         shutil.rmtree(folder, ignore_errors=True)
 
-    async def _begin(self, lease: Lease, run: Run, settings: LearnSettings) -> Run:
-        changes: dict[str, Any] = {
-            "attempts": run.attempts + 1,
-            "config": settings.model_dump(),
-            "libraries": libraries(),
-        }
+    async def _begin(self, lease: Lease, run: Run, policy: Policy) -> tuple[LearnSettings, Run]:
+        changes = {"attempts": run.attempts + 1, "libraries": libraries()}
         if run.parent is None:
-            parent = self._registry.snapshot.resolve(run.tenant, run.adapter, PRODUCTION)
-            if parent.base != self._publication.base:
-                raise InvalidInput("parent", parent.base, f"{self._publication.base}, the base model of this worker")
-            created = self._registry.snapshot.adapter(run.tenant, run.adapter).created
-            changes |= {"adapter_created": created, "parent": parent.number, "parent_digest": parent.digest}
-        return await self._enter(lease, run, "collecting", **changes)
+            changes |= self._parent(run)
+        # Before anything fails that would fail again: the events count this run among their tries.
+        self._latest = run = await self._taken(run, policy)
+        settings = LearnSettings.read(policy.settings)
+        return settings, await self._enter(lease, run, "collecting", config=settings.model_dump(), **changes)
+
+    def _parent(self, run: Run) -> dict[str, Any]:
+        parent = self._registry.snapshot.resolve(run.tenant, run.adapter, PRODUCTION)
+        if parent.base != self._publication.base:
+            raise InvalidInput("parent", parent.base, f"{self._publication.base}, the base model of this worker")
+        created = self._registry.snapshot.adapter(run.tenant, run.adapter).created
+        return {"adapter_created": created, "parent": parent.number, "parent_digest": parent.digest}
+
+    async def _taken(self, run: Run, policy: Policy) -> Run:
+        if run.entries:
+            return run
+        try:
+            limit = LearnSettings.read(policy.settings).data.max_events
+        except InvalidInput:
+            limit = LearnSettings().data.max_events
+        queued = await self._store.collect(run.tenant, run.adapter, limit)
+        return run.model_copy(update={"entries": tuple(event.entry for event in queued)})
 
     async def _material(self, run: Run, settings: LearnSettings) -> tuple[list[Queued], dict[str, Interaction], Memory]:
         queued = await self._store.collect(run.tenant, run.adapter, settings.data.max_events)
@@ -244,6 +257,7 @@ class Course:
 
     async def _end(self, lease: Lease, run: Run, state: str, reason: str, ending: Ending) -> Run:
         over = _moved(run, state, reason=reason, ended=time.time())
+        ending = replace(ending, rest_s=rest_s(self._policy, over, time.time()))
         shutil.rmtree(self._folder / run.id, ignore_errors=True)
         return await self._runs.save(lease, over, ending)
 

@@ -8,20 +8,12 @@ from pathlib import Path
 
 from polyad.adapters_store.blobs import BlobStore
 from polyad.adapters_store.errors import Conflict, NotFound, RegistryUnavailable, Unavailable
-from polyad.adapters_store.feedback import (
-    FeedbackStore,
-    Fenced,
-    Lease,
-    Policies,
-    Policy,
-    Run,
-    Runs,
-    Trigger,
-    next_time,
-)
+from polyad.adapters_store.feedback import FeedbackStore, Fenced, Lease, Policies, Policy, Run, Runs
+from polyad.adapters_store.names import PRODUCTION
 from polyad.adapters_store.registry import Registry
 from polyad.serve.learn.worker.course import Course
 from polyad.serve.learn.worker.publication import Publication
+from polyad.serve.learn.worker.timing import due
 from polyad.serve.learn.worker.workshop import Workshop
 
 logger = logging.getLogger(__name__)
@@ -57,7 +49,7 @@ class Worker:
         self._report = report
         publication = Publication(registry, blobs, store, runs, base)
         self._course = Course(registry, blobs, store, runs, workshop, folder, publication, lease_s, report)
-        self._resting: dict[tuple[str, str], float] = {}
+        self._base = base
 
     async def work(self) -> None:
         """For ever. Redis being away is waited for."""
@@ -80,16 +72,13 @@ class Worker:
         return worked
 
     async def _attend(self, tenant: str, adapter: str, policy: Policy) -> bool:
-        run = await self._runs.active(tenant, adapter)
-        resting = self._resting.get((tenant, adapter), 0.0) > time.monotonic()
-        if resting and (run is None or run.trigger != "demand" or run.attempts):
-            return False
-        run = run or await self._due(tenant, adapter, policy)
+        run = await self._runs.active(tenant, adapter) or await self._due(tenant, adapter, policy)
         if run is None:
             return False
         lease = await self._runs.lease(tenant, adapter, self._lease_s)
         if lease is None:
             return False
+        held_s = 0.0
         try:
             await self._advance(lease, policy)
         except (Fenced, Unavailable) as error:
@@ -97,9 +86,9 @@ class Worker:
         except Exception:
             # A defect counts as an attempt; the other adapters are not to suffer for it.
             logger.exception("learn: the run of adapter %s broke off", adapter)
-            self._resting[tenant, adapter] = time.monotonic() + _BROKEN_S
+            held_s = _BROKEN_S
         finally:
-            await self._give_back(lease)
+            await self._give_back(lease, held_s)
         return True
 
     async def _advance(self, lease: Lease, policy: Policy) -> None:
@@ -108,42 +97,30 @@ class Worker:
         if run is None:
             return
         ended = await self._course.advance(lease, run, policy)
-        if ended.state in ("failed", "empty"):
-            rest = policy.retry_s
-            if ended.trigger == "schedule" and policy.schedule is not None:
-                rest = max(rest, next_time(policy.schedule, time.time()) - time.time())
-            self._resting[ended.tenant, ended.adapter] = time.monotonic() + rest
         if ended.is_over:
             self._report(f"{ended.adapter}: {ended.id} {ended.state}: {ended.reason}")
 
     async def _due(self, tenant: str, adapter: str, policy: Policy) -> Run | None:
-        if not policy.keeps:
-            return None
-        try:
-            self._registry.snapshot.adapter(tenant, adapter)
-        except NotFound:
+        if not policy.keeps or not self._can_go_on(tenant, adapter):
             return None
         trigger = due(policy, *await self._store.waiting(tenant, adapter), time.time())
-        if trigger is None:
+        if trigger is None or await self._runs.rests(tenant, adapter):
             return None
         try:
             return await self._runs.begin(tenant, adapter, trigger)
         except Conflict:
             return None  # another worker was faster
 
-    async def _give_back(self, lease: Lease) -> None:
+    def _can_go_on(self, tenant: str, adapter: str) -> bool:
+        """Not from another base model: workers with that one may be on this Redis too."""
         try:
-            await self._runs.renew(lease, 0)
-        except RegistryUnavailable as error:
+            return self._registry.snapshot.resolve(tenant, adapter, PRODUCTION).base == self._base
+        except NotFound:
+            return False
+
+    async def _give_back(self, lease: Lease, held_s: float) -> None:
+        """At once, or in `held_s` seconds: until then no worker takes it."""
+        try:
+            await self._runs.renew(lease, held_s)
+        except (Fenced, RegistryUnavailable) as error:
             logger.warning("learn: a lease was not given back, it ends by itself: %s", error)
-
-
-def due(policy: Policy, count: int, oldest: float | None, now: float) -> Trigger | None:
-    """What a run begins for now, if it does: `count` events wait, the `oldest` since that time."""
-    if oldest is None:
-        return None
-    if policy.schedule is not None:
-        return "schedule" if next_time(policy.schedule, oldest) <= now else None
-    if count >= policy.min_events:
-        return "count"
-    return "age" if now - oldest >= policy.max_age_s else None

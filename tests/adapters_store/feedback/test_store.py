@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from polyad.adapters_store.errors import Conflict, ResponseExpired, UnknownResponse
+from polyad.adapters_store.errors import Conflict, ResponseExpired, UnknownResponse, UnknownRun
 from polyad.adapters_store.feedback import (
     Answer,
     Ending,
@@ -145,6 +145,38 @@ async def test_events_of_failed_runs_are_tried_three_times(store: FeedbackStore,
         await runs.renew(lease, 0)
     assert await store.collect(TENANT, "support", 10) == []
     assert [one["reason"] for one in await store.dead_letters(TENANT, "support")] == ["NaN"]
+
+
+async def test_the_newest_ended_runs_are_kept(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("polyad.adapters_store.feedback.runs.MAX_ENDED", 2)
+
+    async def end(adapter: str, **changes: Any) -> str:
+        run = await runs.begin(TENANT, adapter, "demand")
+        await runs.keep_decisions(run, [{"kept": True}])
+        lease = await runs.lease(TENANT, adapter, 30)
+        assert lease is not None
+        await runs.save(lease, run.model_copy(update=changes), Ending())
+        await runs.renew(lease, 0)
+        return run.id
+
+    made = await end("support", state="published", version=2)
+    other = await end("tone", state="empty")
+    ended = [await end("support", state="failed") for _ in range(4)]
+    assert [run.id for run in await runs.page(TENANT, None, 10)] == [ended[3], ended[2], other, made]
+    with pytest.raises(UnknownRun):
+        await runs.run(TENANT, ended[0])
+    client = runs._redis.client
+    assert len(await client.keys("*:learn:run:*")) == len(await client.keys("*:learn:decisions:*")) == 4
+
+
+async def test_a_run_that_ends_lets_its_adapter_rest(runs: Runs) -> None:
+    run = await runs.begin(TENANT, "support", "demand")
+    lease = await runs.lease(TENANT, "support", 30)
+    assert lease is not None and not await runs.rests(TENANT, "support")
+    await runs.save(lease, run.model_copy(update={"state": "failed"}), Ending(rest_s=0.3))
+    assert await runs.rests(TENANT, "support") and not await runs.rests(TENANT, "tone")
+    await asyncio.sleep(0.4)
+    assert not await runs.rests(TENANT, "support")
 
 
 async def test_one_open_run_for_each_adapter(runs: Runs) -> None:

@@ -3,8 +3,9 @@ from datetime import UTC, datetime
 import pytest
 from pydantic import ValidationError
 
-from polyad.adapters_store.feedback import Policy, Trigger
-from polyad.serve.learn.worker.worker import due
+from polyad.adapters_store.feedback import Policy, Run, Trigger
+from polyad.adapters_store.feedback.records import Mode, State
+from polyad.serve.learn.worker.timing import due, rest_s
 
 NOON = datetime(2026, 3, 4, 12, tzinfo=UTC).timestamp()
 HOUR = 3600.0
@@ -35,3 +36,22 @@ def test_a_schedule_is_in_utc_and_checked() -> None:
     assert due(nightly, 1, NOON - 9 * HOUR - 1801, NOON) == "schedule"
     with pytest.raises(ValidationError, match="cron"):
         Policy(mode="automatic", schedule="every night")
+
+
+@pytest.mark.parametrize(
+    ("state", "mode", "trigger", "rest"),
+    [
+        ("failed", "automatic", "count", 600.0),
+        ("empty", "automatic", "age", 600.0),
+        ("cancelled", "ask", "demand", 600.0),
+        ("failed", "automatic", "schedule", HOUR / 2),
+        ("published", "automatic", "count", 0.0),
+        ("rejected", "automatic", "count", 0.0),
+        # As when the adapter was deleted: the next one of its name has nothing to rest from.
+        ("cancelled", "off", "count", 0.0),
+    ],
+)
+def test_what_comes_to_nothing_rests(state: State, mode: Mode, trigger: Trigger, rest: float) -> None:
+    policy = Policy(mode=mode, schedule="30 * * * *" if trigger == "schedule" else None)
+    run = Run(id="run-1", tenant="public", adapter="a", trigger=trigger, state=state, created=NOON, changed=NOON)
+    assert rest_s(policy, run, NOON) == rest
