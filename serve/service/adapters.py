@@ -100,6 +100,7 @@ class AdapterService:
         """
         version, created = await self._registry.add_version(self._tenant, name, draft)
         if aliases:
+            _check_not_quarantined(version)
             await self._warm(Plan.single(version))
             for alias in aliases:
                 await self._registry.set_alias(self._tenant, name, alias, version.number)
@@ -141,8 +142,7 @@ class AdapterService:
         """
         check_alias("alias", alias)
         version = self.version(name, reference)
-        if version.quarantined:
-            raise Conflict("version", f"{name}@{version.label} was turned down by the gate of {version.run}")
+        _check_not_quarantined(version)
         expected = if_current if isinstance(if_current, Unset) or if_current is None else _number(if_current)
         await self._warm(Plan.single(version))
         return await self._registry.set_alias(self._tenant, name, alias, version.number, expected)
@@ -194,6 +194,11 @@ class AdapterService:
         check_name("name", name)
         if name in self._reserved:
             raise InvalidName("name", name, "any name but the base model's")
+
+
+def _check_not_quarantined(version: Version) -> None:
+    if version.quarantined:
+        raise Conflict("version", f"{version.adapter}@{version.label} was turned down by the gate of {version.run}")
 
 
 def _number(reference: str) -> int:

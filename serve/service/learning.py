@@ -4,7 +4,7 @@ import random
 import re
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 from uuid import uuid4
 
@@ -135,7 +135,8 @@ class LearningService:
         await self._policies.drop(tenant, name)
         run = await self._runs.active(tenant, name)
         if run is not None:
-            await self._runs.cancel(run)
+            with suppress(Conflict):  # it has ended meanwhile
+                await self._runs.cancel(run)
         await self._store.forget_adapter(tenant, name)
 
     async def state(self, tenant: str, name: str) -> tuple[int, dict[int, Score], list[dict[str, str]]]:

@@ -12,6 +12,7 @@ from polyad.adapters_store.blobs import BlobStore
 from polyad.adapters_store.delta import read_delta
 from polyad.adapters_store.errors import (
     AliasMoved,
+    Conflict,
     Forbidden,
     InvalidAdapter,
     InvalidInput,
@@ -22,7 +23,7 @@ from polyad.adapters_store.errors import (
     RegistryUnavailable,
     UnknownVersion,
 )
-from polyad.adapters_store.registry import EmbeddedRedis, Registry
+from polyad.adapters_store.registry import EmbeddedRedis, Registry, VersionDraft
 from polyad.adapters_store.source import AdapterFiles, SourcePolicy
 from polyad.serve.compose import Plan
 from polyad.serve.service import AdapterService
@@ -119,6 +120,21 @@ async def test_push_with_an_alias_is_in_host_memory_first(
     await service.push("support", make_files(1), ["canary", "stable"])
     assert engine.warmed == ["support@v1 before ['production']"]
     assert service.adapter("support").aliases == {"production": 1, "canary": 1, "stable": 1}
+
+
+async def test_what_the_gate_turned_down_gets_no_alias(
+    service: AdapterService, registry: Registry, engine: Engine, make_files: MakeFiles
+) -> None:
+    pushed = (await service.push("support", make_files(1))).version
+    turned_down = make_files(2)
+    again = await service.push("other", turned_down)
+    draft = VersionDraft(**{name: getattr(again.version, name) for name in VersionDraft.model_fields})
+    draft = draft.model_copy(update={"quarantined": True, "run": "run-1"})
+    await registry.add_version("public", "support", draft)
+    for attempt in (service.push("support", turned_down, ["canary"]), service.set_alias("support", "canary", "v2")):
+        with pytest.raises(Conflict, match=r"support@v2 was turned down by the gate of run-1"):
+            await attempt
+    assert service.adapter("support").aliases == {"production": pushed.number} and not engine.warmed
 
 
 async def test_version_that_does_not_load_is_not_promoted(
