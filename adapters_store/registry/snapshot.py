@@ -23,6 +23,8 @@ class OutOfOrder(Exception):
 
 
 class Snapshot:
+    """`keyed`: whether there is an API key, or ever was one in the life of this snapshot."""
+
     def __init__(self, birth: str = "", revision: int = 0) -> None:
         self.birth = birth
         self.revision = revision
@@ -30,6 +32,7 @@ class Snapshot:
         self._compositions: Directory[Composition] = Directory()
         self._tenants: Directory[Tenant] = Directory()
         self.keys = Keys()
+        self.keyed = False
         self._digests: dict[_Key, list[tuple[str, int]]] = {}
         self._bytes: Counter[str] = Counter()
 
@@ -52,6 +55,7 @@ class Snapshot:
         snapshot._compositions = Directory(compositions)
         snapshot._tenants = Directory(tenants)
         snapshot.keys = Keys(keys)
+        snapshot.keyed = bool(snapshot.keys)
         snapshot._digests = {
             (adapter.tenant, adapter.name): sorted((one.digest, number) for number, one in adapter.versions.items())
             for adapter in snapshot._adapters
@@ -161,6 +165,8 @@ class Snapshot:
         self._adapters, self._digests = other._adapters, other._digests
         self._compositions, self._tenants = other._compositions, other._tenants
         self.keys, self._bytes = other.keys, other._bytes
+        # Keys that were lost with Redis's data must not open what they kept closed.
+        self.keyed = self.keyed or other.keyed
 
     def _apply(self, change: Change) -> None:
         directories: dict[str, Any] = {COMPOSITION: self._compositions, KEY: self.keys, TENANT: self._tenants}
@@ -169,6 +175,7 @@ class Snapshot:
             directory.drop(change.tenant, change.name)
         elif directory is not None:
             directory.put(record)
+            self.keyed = self.keyed or change.noun == KEY
         elif isinstance(record, Header):
             self._put(record, change.version, change.removed)
         else:

@@ -57,6 +57,8 @@ class Access:
     """Knows the keys of the registry, and those of the settings, which belong to the public tenant.
 
     Without any key, whoever reaches a server that listens on loopback is its admin; with `admin_key` alone, a user.
+    That ends with the first key that the registry has, until the server is started again: keys that are gone, as from
+    a Redis that came back empty, open nothing.
     """
 
     def __init__(self, settings: Settings, snapshot: Snapshot) -> None:
@@ -68,8 +70,8 @@ class Access:
 
     @property
     def open(self) -> bool:
-        """Whether there is no key, so that whoever comes is an admin, if the server listens on loopback."""
-        return self._api_key is None and self._admin_key is None and not self._snapshot.keys
+        """Whether no key is or was there, so that whoever comes is an admin, if the server listens on loopback."""
+        return self._api_key is None and self._admin_key is None and not self._snapshot.keyed
 
     def caller(self, authorization: bytes) -> Caller:
         """Whom an Authorization header stands for, empty if there was none. Raises Unauthenticated."""
@@ -78,7 +80,7 @@ class Access:
         if found is not None:
             return found
         # A key that was revoked is no way to be nobody in particular.
-        if self._loopback and self._api_key is None and not self._snapshot.keys and not _looks_like_ours(token):
+        if self._loopback and self._api_key is None and not self._snapshot.keyed and not _looks_like_ours(token):
             return Caller(PUBLIC, Role.ADMIN if self.open else Role.USER)
         raise Unauthenticated("authorization: a valid key is needed, as `Authorization: Bearer KEY`")
 

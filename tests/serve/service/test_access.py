@@ -1,13 +1,15 @@
 """From keys to callers; and the addresses that a server may listen on."""
 
+import asyncio
 from collections.abc import Callable
 from hashlib import sha256
 from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 
 from polyad.adapters_store.errors import ConfigError, Forbidden, Unauthenticated
-from polyad.adapters_store.registry import Key, Snapshot
+from polyad.adapters_store.registry import EmbeddedRedis, Key, Registry, Snapshot
 from polyad.serve.config import Settings
 from polyad.serve.service import Access, Caller, Role
 
@@ -80,6 +82,44 @@ def test_a_revoked_key_is_refused_even_where_nobody_needs_one(access: Callable[.
     with pytest.raises(Unauthenticated):
         access().caller(bearer("polyad_0f3a9c11d2e4_gone"))
     assert access().caller(bearer("none")).operator
+
+
+@pytest.mark.parametrize("settings", [{}, {"admin_key": "a"}])
+@pytest.mark.parametrize("made", ["before its start", "by it", "by another"])
+async def test_keys_that_redis_lost_open_nothing(
+    redis: EmbeddedRedis, registry: Registry, made: str, settings: dict[str, Any]
+) -> None:
+    if made == "before its start":
+        await _add_key(registry)
+    server = Registry(redis.url)
+    await server.start()
+    known = Access(Settings.load(**settings), server.snapshot)
+    if made != "before its start":
+        assert known.caller(b"").role == (Role.USER if settings else Role.ADMIN)
+        await _add_key(server if made == "by it" else registry)
+    await _until(lambda: len(server.snapshot.keys) == 1)
+    async with Redis.from_url(redis.url) as client:
+        await client.flushall()
+    await _until(lambda: server.live and not server.snapshot.keys)
+    for wrong in (b"", bearer("polyad_a"), bearer("none")):
+        with pytest.raises(Unauthenticated):
+            known.caller(wrong)
+    assert not known.open
+    await server.close()
+    started_again = Registry(redis.url)
+    await started_again.start()
+    assert Access(Settings.load(), started_again.snapshot).open
+    await started_again.close()
+
+
+async def _add_key(registry: Registry) -> None:
+    await registry.add_key("public", "a", "admin", sha256(b"polyad_a").hexdigest())
+
+
+async def _until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
+        while not holds():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1"])
