@@ -60,7 +60,7 @@ class RemoteRoot:
             if cached is not None:
                 return cached
             try:
-                with self._files.open(self._path(digest), "rb") as source:
+                with self._fresh.open(self._path(digest), "rb") as source:
                     return self._cache.add(digest, source)
             except FileNotFoundError as error:
                 raise CorruptBlob(f"blob {digest}: is missing") from error
@@ -72,7 +72,6 @@ class RemoteRoot:
 
     def blobs(self) -> list[StoredBlob]:
         with unavailable("list"):
-            self._files.invalidate_cache()
             named = ((path.rpartition("/")[2], info) for path, info in self._find(self._prefix).items())
             return [StoredBlob(name, int(info["size"]), _age_seconds(info)) for name, info in named if is_digest(name)]
 
@@ -86,11 +85,18 @@ class RemoteRoot:
         with unavailable("trim"):
             self._cache.trim()
 
+    @property
+    def _fresh(self) -> Any:
+        """The file system without its memory of listings: what is not in one, as others put it there later, would be
+        taken for missing."""
+        self._files.invalidate_cache()
+        return self._files
+
     def _path(self, digest: str) -> str:
         return f"{self._prefix}/{digest[:2]}/{digest}"
 
     def _find(self, path: str) -> Mapping[str, Mapping[str, Any]]:
-        found: Mapping[str, Mapping[str, Any]] = self._files.find(path, detail=True)
+        found: Mapping[str, Mapping[str, Any]] = self._fresh.find(path, detail=True)
         return found
 
     def _remove(self, path: str) -> None:

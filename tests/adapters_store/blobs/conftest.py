@@ -44,6 +44,52 @@ def shaky() -> Iterator[type[ShakyFileSystem]]:
     ShakyFileSystem.seconds, ShakyFileSystem.away = 0.0, False
 
 
+class ListingFileSystem(MemoryFileSystem):  # type: ignore[misc]
+    """Like s3fs: what was listed is remembered, what is not in a remembered listing is missing, and the writes of other
+    processes are not heard of."""
+
+    protocol = "listing"
+    store: ClassVar[dict[str, Any]] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
+    cachable = False
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.listed: dict[str, set[str]] = {}
+
+    def find(self, path: str, **options: Any) -> Any:
+        for name in self.store:
+            self.listed.setdefault(self._parent(name), set()).add(name)
+        return super().find(path, **options)
+
+    def info(self, path: str, **options: Any) -> Any:
+        self._look(path)
+        return super().info(path, **options)
+
+    def _open(self, path: str, mode: str = "rb", **options: Any) -> Any:
+        if mode == "rb":
+            self._look(path)
+        else:
+            self.invalidate_cache()
+        return super()._open(path, mode, **options)
+
+    def invalidate_cache(self, path: str | None = None) -> None:
+        self.listed.clear()
+
+    def _look(self, path: str) -> None:
+        path = self._strip_protocol(path)
+        if path not in self.listed.get(self._parent(path), {path}):
+            raise FileNotFoundError(path)
+
+
+@pytest.fixture
+def listing() -> Iterator[None]:
+    fsspec.register_implementation("listing", ListingFileSystem, clobber=True)
+    yield
+    ListingFileSystem.store.clear()
+    ListingFileSystem.pseudo_dirs[:] = [""]
+
+
 @pytest.fixture
 def make_file(tmp_path: Path) -> Callable[[bytes], Stored]:
     def make(content: bytes) -> Stored:

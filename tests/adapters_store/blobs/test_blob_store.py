@@ -266,3 +266,14 @@ async def test_a_root_that_cannot_be_used(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(BlobsUnavailable):
         await started(str(tmp_path / "file" / "root"), tmp_path / "cache")
+
+
+async def test_what_others_put_after_a_listing_is_found(tmp_path: Path, make_file: MakeFile, listing: None) -> None:
+    one, other = [await started("listing://blobs", tmp_path / name) for name in ("one", "other")]
+    (first, path), (second, beside) = make_file(b"1"), make_file(b"12")
+    assert first[:2] == second[:2]
+    await one.put(path, first)
+    assert [blob.digest for blob in await one.digests()] == [first]
+    await other.put(beside, second)
+    assert (await one.fetch(second)).read_bytes() == b"12"
+    assert {blob.digest for blob in await one.digests()} == {first, second}
