@@ -16,7 +16,7 @@ from polyad.adapters_store.admission import Limits
 from polyad.adapters_store.base_model import BaseModel, model_folder
 from polyad.adapters_store.blobs import BlobStore
 from polyad.adapters_store.ending import end
-from polyad.adapters_store.errors import ConfigError, NotFound
+from polyad.adapters_store.errors import BlobsUnavailable, ConfigError, Conflict, NotFound
 from polyad.adapters_store.names import PUBLIC
 from polyad.adapters_store.pace import Pace
 from polyad.adapters_store.registry import Change, EmbeddedRedis, Event, MergedVersion, Registry, Version, masked
@@ -49,6 +49,7 @@ from polyad.serve.service import (
     Services,
     TenantService,
     Warming,
+    check_sole_owner,
 )
 from polyad.serve.service.catalog import RegistryCatalog
 from polyad.serve.service.fleet import EXPIRY_S
@@ -124,6 +125,11 @@ class Server:
         settings = self.settings
         blobs = BlobStore(settings.blobs_root, settings.state_dir / "blob-cache", settings.blob_cache_bytes)
         await blobs.start()
+        try:
+            await check_sole_owner(registry, blobs)
+        except (Conflict, BlobsUnavailable) as error:
+            # It serves all the same, and collection says so again.
+            self.report(str(error))
         telemetry = Telemetry(settings.metric_labels)
         residency = Residency(blobs, settings.host_cache_bytes, settings.load_timeout_s, telemetry)
         base_names = arguments.served_model_name

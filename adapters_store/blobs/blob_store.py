@@ -33,8 +33,9 @@ class BlobStore:
         await asyncio.to_thread(self._root.start)
 
     async def put(self, path: Path, digest: str, just_written: bool = False) -> None:
-        """Store the file at `path`, whole or not at all; storing it again repairs it. The file itself may become the
-        blob: it is not to be written to any more.
+        """Store the file at `path`, whole or not at all; storing it again repairs it and makes it young.
+
+        The file itself may become the blob: it is not to be written to any more.
 
         CorruptBlob if its bytes do not have the digest; who has `just_written` them and taken it from them may save
         that they are read again for it.
@@ -65,9 +66,26 @@ class BlobStore:
             self._root.release(digest)
             await asyncio.to_thread(self._root.trim)
 
-    async def delete(self, digest: str) -> None:
-        """Remove the blob if it is there. A leased cached copy stays until its lease ends."""
-        await asyncio.to_thread(self._root.delete, check_digest(digest))
+    async def refresh(self, digest: str) -> None:
+        """Make the blob as young as if it were put now. CorruptBlob as of `fetch`."""
+        # No file system of fsspec can be relied on to change a time: the bytes are put again.
+        async with self.lease(digest) as path:
+            await self.put(path, digest)
+
+    async def delete(self, digest: str, min_age_s: float = 0.0) -> bool:
+        """Remove the blob if it is there and was put so long ago; whether it was removed.
+
+        A leased cached copy stays until its lease ends.
+        """
+        return await asyncio.to_thread(self._root.delete, check_digest(digest), min_age_s)
+
+    async def claim(self, registry: str) -> set[str]:
+        """Mark the root as a registry's, if it is not; the other registries that it is marked as being of.
+
+        A registry is named by its `origin`. Its mark is the file `registries/ORIGIN` of the root: who removes that says
+        that the bytes are no longer that registry's.
+        """
+        return await asyncio.to_thread(self._root.claim, registry)
 
     async def digests(self) -> list[StoredBlob]:
         """Every blob of the root, in no order."""

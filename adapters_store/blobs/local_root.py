@@ -1,11 +1,12 @@
 """Blobs in a local folder, used where they lie."""
 
+import os
 import time
 from pathlib import Path
 
 from polyad.adapters_store.atomic_file import atomic_file, atomic_link, remove_partials
 from polyad.adapters_store.blobs.digest import VerifiedFiles, check_file, copy_checked, is_digest
-from polyad.adapters_store.blobs.root import LEFTOVER_SECONDS, unavailable
+from polyad.adapters_store.blobs.root import LEFTOVER_SECONDS, MARK, MARKS, unavailable
 from polyad.adapters_store.blobs.stored_blob import StoredBlob
 from polyad.adapters_store.errors import CorruptBlob
 
@@ -23,12 +24,14 @@ class LocalRoot:
     def put(self, path: Path, digest: str, just_written: bool = False) -> None:
         target = self._path(digest)
         with unavailable("put"):
-            if target.exists() and self._verified.has(target, digest):
+            if self._renewed(target, digest):
                 return
             target.parent.mkdir(exist_ok=True)
             if not just_written:
                 check_file(path, digest, "the file to store")
             try:
+                # it may have been written long ago
+                os.utime(path)
                 atomic_link(path, target)
             except OSError:
                 # on another file system
@@ -46,11 +49,17 @@ class LocalRoot:
                 raise CorruptBlob(f"blob {digest}: is missing") from error
         raise CorruptBlob(f"blob {digest}: its file has other bytes")
 
-    def delete(self, digest: str) -> None:
+    def delete(self, digest: str, min_age_s: float = 0.0) -> bool:
         path = self._path(digest)
         with unavailable("delete"):
-            path.unlink(missing_ok=True)
+            try:
+                if time.time() - path.stat().st_mtime < min_age_s:
+                    return False
+                path.unlink()
+            except FileNotFoundError:
+                return False
         self._verified.forget(path)
+        return True
 
     def blobs(self) -> list[StoredBlob]:
         found = []
@@ -64,6 +73,15 @@ class LocalRoot:
                     found.append(StoredBlob(path.name, status.st_size, max(0.0, time.time() - status.st_mtime)))
         return found
 
+    def claim(self, registry: str) -> set[str]:
+        folder = self._folder / MARKS
+        with unavailable("claim"):
+            folder.mkdir(exist_ok=True)
+            if not (folder / registry).exists():
+                with atomic_file(folder / registry) as file:
+                    file.write(MARK)
+            return {path.name for path in folder.iterdir() if not path.name.startswith(".")} - {registry}
+
     def hold(self, digest: str) -> None:
         pass
 
@@ -72,6 +90,18 @@ class LocalRoot:
 
     def trim(self) -> None:
         pass
+
+    def _renewed(self, path: Path, digest: str) -> bool:
+        """Whether the right bytes are there, which are young now."""
+        try:
+            if not self._verified.has(path, digest):
+                return False
+            os.utime(path)
+            self._verified.add(path)
+        except OSError:
+            # missing, removed just now, or another user's: it is put
+            return False
+        return True
 
     def _path(self, digest: str) -> Path:
         return self._folder / digest[:2] / digest

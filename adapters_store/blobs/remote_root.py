@@ -12,7 +12,7 @@ from fsspec.core import url_to_fs  # type: ignore[import-untyped]
 
 from polyad.adapters_store.blobs.blob_cache import BlobCache
 from polyad.adapters_store.blobs.digest import copy_checked, is_digest
-from polyad.adapters_store.blobs.root import LEFTOVER_SECONDS, unavailable
+from polyad.adapters_store.blobs.root import LEFTOVER_SECONDS, MARK, MARKS, unavailable
 from polyad.adapters_store.blobs.stored_blob import StoredBlob
 from polyad.adapters_store.errors import ConfigError, CorruptBlob
 
@@ -65,15 +65,34 @@ class RemoteRoot:
             except FileNotFoundError as error:
                 raise CorruptBlob(f"blob {digest}: is missing") from error
 
-    def delete(self, digest: str) -> None:
+    def delete(self, digest: str, min_age_s: float = 0.0) -> bool:
+        path = self._path(digest)
         with unavailable("delete"):
-            self._remove(self._path(digest))
+            try:
+                if _age_seconds(self._fresh.info(path)) < min_age_s:
+                    return False
+                self._files.rm_file(path)
+                removed = True
+            except FileNotFoundError:
+                removed = False
             self._cache.drop(digest)
+        return removed
 
     def blobs(self) -> list[StoredBlob]:
         with unavailable("list"):
             named = ((path.rpartition("/")[2], info) for path, info in self._find(self._prefix).items())
             return [StoredBlob(name, int(info["size"]), _age_seconds(info)) for name, info in named if is_digest(name)]
+
+    def claim(self, registry: str) -> set[str]:
+        folder = f"{self._prefix}/{MARKS}"
+        with unavailable("claim"):
+            marked = {path.rpartition("/")[2] for path in self._find(folder)}
+            if registry not in marked:
+                self._files.makedirs(folder, exist_ok=True)
+                self._files.pipe_file(f"{folder}/{registry}", MARK)
+                # one that came meanwhile must not stay unseen by both
+                marked = {path.rpartition("/")[2] for path in self._find(folder)}
+            return marked - {registry}
 
     def hold(self, digest: str) -> None:
         self._cache.hold(digest)

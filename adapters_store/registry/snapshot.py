@@ -23,10 +23,13 @@ class OutOfOrder(Exception):
 
 
 class Snapshot:
-    """`keyed`: whether there is an API key, or ever was one in the life of this snapshot."""
+    """`birth` is new when the registry was set up anew or went over to a newer schema; `origin` is its first birth.
+    `keyed`: whether there is an API key, or ever was one in the life of this snapshot.
+    """
 
     def __init__(self, birth: str = "", revision: int = 0) -> None:
         self.birth = birth
+        self.origin = birth
         self.revision = revision
         self._adapters: Directory[Adapter] = Directory()
         self._compositions: Directory[Composition] = Directory()
@@ -46,8 +49,10 @@ class Snapshot:
         compositions: Iterable[Composition] = (),
         keys: Iterable[Key] = (),
         tenants: Iterable[Tenant] = (),
+        origin: str | None = None,
     ) -> "Snapshot":
         snapshot = cls(birth, revision)
+        snapshot.origin = origin or birth
         grouped: defaultdict[_Key, dict[int, Version]] = defaultdict(dict)
         for version in versions:
             grouped[version.tenant, version.adapter][version.number] = version
@@ -161,7 +166,7 @@ class Snapshot:
 
     def replace(self, other: "Snapshot") -> None:
         """Become the other snapshot, in one step, for all who hold this one."""
-        self.birth, self.revision = other.birth, other.revision
+        self.birth, self.origin, self.revision = other.birth, other.origin, other.revision
         self._adapters, self._digests = other._adapters, other._digests
         self._compositions, self._tenants = other._compositions, other._tenants
         self.keys, self._bytes = other.keys, other._bytes

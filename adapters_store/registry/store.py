@@ -83,13 +83,13 @@ class Store:
         """Read everything as of one moment. Raise ConfigError if a newer release wrote it or Redis refuses us."""
         request = {"schema": SCHEMA, "new_birth": secrets.token_hex(8)}
         try:
-            schema, birth, revision, *records = await self._eval("load", request)
+            schema, birth, revision, origin, *records = await self._eval("load", request)
         except (AuthenticationError, AuthorizationError, NoPermissionError) as error:
             raise ConfigError(f"redis_url: {self.address} refused the credentials: {error}") from error
         if int(schema) > SCHEMA:
             raise ConfigError(f"the registry at {self.address} has schema {schema}, this release knows up to {SCHEMA}")
         # Off the loop: a reload must not hold up the tokens of running requests.
-        return await asyncio.to_thread(_parse, birth, int(revision), *records)
+        return await asyncio.to_thread(_parse, birth, int(revision), origin, *records)
 
     async def write(self, script: str, request: dict[str, Any], timeout_s: float) -> Reply:
         """Run one script once. Raise RegistryUnavailable; never tried again, for it may have run."""
@@ -148,7 +148,7 @@ class Store:
 
 
 def _parse(
-    birth: str, revision: int, headers: str, versions: str, compositions: str, keys: str, tenants: str
+    birth: str, revision: int, origin: str, headers: str, versions: str, compositions: str, keys: str, tenants: str
 ) -> Snapshot:
     return Snapshot.build(
         birth,
@@ -158,4 +158,5 @@ def _parse(
         _COMPOSITIONS.validate_json(compositions),
         _API_KEYS.validate_json(keys),
         _TENANTS.validate_json(tenants),
+        origin,
     )

@@ -13,6 +13,7 @@ from polyad.serve.service.merge_process import MergeProcess
 from polyad.serve.service.merge_results import MergeResults
 from polyad.serve.service.merges import MergeLimits, MergeService
 from polyad.serve.service.services import Services
+from polyad.serve.service.stored_bytes import check_sole_owner
 from polyad.serve.service.tenants import TenantService
 from polyad.serve.service.warming import Warming
 
@@ -38,5 +39,6 @@ __all__ = [
     "Services",
     "TenantService",
     "Warming",
+    "check_sole_owner",
     "current_caller",
 ]

@@ -294,6 +294,8 @@ class MergeService:
             job.status, job.error = "failed", _reason(error)
 
     async def _save(self, entry: MergeEntry, draft: MergeDraft, saved: Saved) -> Version:
+        # It may be evicted at this moment: what is young stays.
+        await self.results.blobs.refresh(entry.digest)
         registered = VersionDraft(
             digest=entry.digest,
             size=entry.size,

@@ -2,6 +2,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,15 @@ def root_files(root: str) -> dict[str, bytes]:
 def spoil(root: str, digest: str, content: bytes) -> None:
     files, prefix = fsspec.core.url_to_fs(root)
     files.pipe_file(f"{prefix}/{digest[:2]}/{digest}", content)
+
+
+def make_old(root: str, digest: str, seconds: float) -> None:
+    files, prefix = fsspec.core.url_to_fs(root)
+    path, then = f"{prefix}/{digest[:2]}/{digest}", time.time() - seconds
+    if root.startswith("memory://"):
+        files.store[path].created = files.store[path].modified = datetime.fromtimestamp(then, UTC)
+    else:
+        os.utime(path, (then, then))
 
 
 def cached(cache: Path) -> set[bytes]:
@@ -101,6 +111,65 @@ async def test_age(tmp_path: Path, make_file: MakeFile, scheme: str) -> None:
     stored = tmp_path / "root" / digest[:2] / digest
     os.utime(stored, (time.time() - 5000, time.time() - 5000))
     assert 4990 < (await store.digests())[0].age_seconds < 5060
+
+
+@pytest.mark.parametrize("again", ["put", "put by another", "refresh"])
+async def test_what_is_put_again_is_young(root: str, tmp_path: Path, make_file: MakeFile, again: str) -> None:
+    store = await started(root, tmp_path / "cache")
+    digest, path = make_file(b"some bytes")
+    await store.put(path, digest)
+    make_old(root, digest, 5000)
+    assert (await store.digests())[0].age_seconds > 4990
+    if again == "refresh":
+        await store.refresh(digest)
+    else:
+        by = store if again == "put" else await started(root, tmp_path / "other cache")
+        await by.put(make_file(b"some bytes")[1], digest)
+    assert (await store.digests())[0].age_seconds < 60
+    assert (await store.fetch(digest)).read_bytes() == b"some bytes"
+
+
+async def test_what_is_missing_cannot_be_made_young(root: str, tmp_path: Path, make_file: MakeFile) -> None:
+    store = await started(root, tmp_path / "cache")
+    with pytest.raises(CorruptBlob, match="missing"):
+        await store.refresh(make_file(b"x")[0])
+
+
+async def test_a_file_that_was_written_long_ago_is_young_once_it_is_put(
+    root: str, tmp_path: Path, make_file: MakeFile
+) -> None:
+    store = await started(root, tmp_path / "cache")
+    digest, path = make_file(b"old")
+    os.utime(path, (time.time() - 5000, time.time() - 5000))
+    await store.put(path, digest)
+    assert (await store.digests())[0].age_seconds < 60
+
+
+async def test_delete_spares_what_is_young(root: str, tmp_path: Path, make_file: MakeFile) -> None:
+    store = await started(root, tmp_path / "cache")
+    digest, path = make_file(b"some bytes")
+    await store.put(path, digest)
+    assert not await store.delete(digest, 60)
+    assert (await store.fetch(digest)).read_bytes() == b"some bytes"
+    make_old(root, digest, 70)
+    assert await store.delete(digest, 60)
+    assert not await store.delete(digest, 60)
+    assert await store.digests() == []
+
+
+async def test_a_root_knows_whose_it_is(root: str, tmp_path: Path, make_file: MakeFile) -> None:
+    store = await started(root, tmp_path / "cache")
+    digest, path = make_file(b"some bytes")
+    await store.put(path, digest)
+    assert await store.claim("one") == set()
+    assert await store.claim("one") == set()
+    other = await started(root, tmp_path / "other cache")
+    assert await other.claim("two") == {"one"}
+    assert await store.claim("one") == {"two"}
+    assert [blob.digest for blob in await store.digests()] == [digest]
+    files, prefix = fsspec.core.url_to_fs(root)
+    files.rm_file(f"{prefix}/registries/one")
+    assert await other.claim("two") == set()
 
 
 @pytest.mark.parametrize("digest", ["", "abc", "A" * 64, "../" + "a" * 61, "a" * 65, "a" * 63 + "\n"])

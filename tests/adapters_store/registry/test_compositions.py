@@ -200,11 +200,12 @@ async def test_a_registry_of_an_older_schema_is_taken_over_and_its_servers_stop_
     assert new.snapshot.adapter("acme", "support") == registry.snapshot.adapter("acme", "support")
     assert (new.snapshot.revision, saved(new)) == (1, {})
     assert new.snapshot.birth != old
+    assert new.snapshot.origin == registry.snapshot.origin == old
     with pytest.raises(RegistryUnavailable, match="was replaced"):
         await registry.add_version("acme", "helpful", draft(1))
     await new.set_composition("acme", "helpful", "support")
     again = await open_registry(redis.url)
-    assert again.snapshot.birth == new.snapshot.birth
+    assert (again.snapshot.birth, again.snapshot.origin) == (new.snapshot.birth, old)
     heard: list[Event] = []
     registry.subscribe(heard.append)
     await eventually(lambda: saved(registry) == {"helpful": "support"})

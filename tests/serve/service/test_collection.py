@@ -8,11 +8,12 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from redis.asyncio import Redis
 
 from polyad.adapters_store.blobs import BlobStore
-from polyad.adapters_store.errors import RegistryUnavailable, VersionInUse
+from polyad.adapters_store.errors import Conflict, RegistryUnavailable, VersionInUse
 from polyad.adapters_store.registry import EmbeddedRedis, Registry, Version, VersionDraft
-from polyad.serve.service import Collector
+from polyad.serve.service import Collector, check_sole_owner
 
 TENANT = "public"
 AFTER_S = 60.0
@@ -198,3 +199,82 @@ async def test_without_redis_nothing_is_removed_and_nothing_is_claimed(
         with pytest.raises(RegistryUnavailable):
             await collector.collect(dry_run=dry_run)
     assert await stored(blobs) == before
+
+
+async def test_who_does_not_run_the_server_collects_versions_alone(
+    collector: Collector, registry: Registry, blobs: BlobStore, push: Push, store: Callable[..., Awaitable[str]]
+) -> None:
+    await push("a", "production")
+    free = await push("a", "free")
+    await store("orphan", 2 * AFTER_S)
+    before = await stored(blobs)
+    for dry_run in (True, False):
+        collected = await collector.collect(dry_run, with_bytes=False)
+        assert (collected.versions, collected.blobs) == ([free], [])
+    assert await stored(blobs) == before
+    assert list(registry.snapshot.adapter(TENANT, "a").versions) == [1]
+
+
+@pytest.mark.parametrize("registers", [True, False])
+async def test_bytes_that_are_put_again_meanwhile_stay(
+    collector: Collector,
+    blobs: BlobStore,
+    push: Push,
+    store: Callable[..., Awaitable[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    registers: bool,
+) -> None:
+    orphan, other = await store("orphan", 2 * AFTER_S), await store("other", 2 * AFTER_S)
+    claim = blobs.claim
+
+    async def put_again_first(origin: str) -> set[str]:
+        # what is needed was looked at before
+        if registers:
+            await push("a", "orphan")
+        else:
+            await store("orphan", 0)
+        return await claim(origin)
+
+    monkeypatch.setattr(blobs, "claim", put_again_first)
+    assert (await collector.collect(dry_run=False)).blobs == [other]
+    assert await stored(blobs) == {orphan}
+
+
+async def test_after_redis_lost_the_registry_its_bytes_stay(
+    collector: Collector, redis: EmbeddedRedis, registry: Registry, blobs: BlobStore, push: Push, tmp_path: Path
+) -> None:
+    kept = await push("a", "kept")
+    origin = registry.snapshot.origin
+    assert (await collector.collect(dry_run=False)).blobs == []
+    async with Redis.from_url(redis.url) as client:
+        await client.flushall()
+    async with asyncio.timeout(60):
+        while not registry.live or registry.snapshot.origin == origin:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    for dry_run in (True, False):
+        with pytest.raises(Conflict, match=rf"born {origin}.*remove its mark, the file registries/{origin}"):
+            await collector.collect(dry_run)
+    assert await stored(blobs) == {kept.digest}
+    (tmp_path / "blobs" / "registries" / origin).unlink()
+    assert (await collector.collect(dry_run=False)).blobs == [kept.digest]
+
+
+async def test_two_namespaces_that_share_a_root_spare_each_others_bytes(
+    redis: EmbeddedRedis,
+    registry: Registry,
+    collector: Collector,
+    blobs: BlobStore,
+    store: Callable[..., Awaitable[str]],
+) -> None:
+    orphan = await store("somebody's", 2 * AFTER_S)
+    other = Registry(redis.url, "other")
+    await other.start()
+    await check_sole_owner(registry, blobs)
+    with pytest.raises(Conflict, match=registry.snapshot.origin):
+        # as its server does at its start
+        await check_sole_owner(other, blobs)
+    for one in (collector, Collector(other, blobs, Leased(), AFTER_S, TENANT)):
+        with pytest.raises(Conflict, match="belongs to another registry"):
+            await one.collect(dry_run=False)
+    assert await stored(blobs) == {orphan}
+    await other.close()

@@ -31,7 +31,7 @@ from polyad.adapters_store.errors import (
     UnknownModel,
 )
 from polyad.adapters_store.merge import Execution, Recipe
-from polyad.adapters_store.registry import EmbeddedRedis, MergedVersion, Registry, Version, VersionDraft
+from polyad.adapters_store.registry import EmbeddedRedis, MergedVersion, MergeEntry, Registry, Version, VersionDraft
 from polyad.adapters_store.source import AdapterFiles, SourcePolicy
 from polyad.serve.compose import Merges, Plan, Resolver, parse
 from polyad.serve.service import (
@@ -300,6 +300,7 @@ async def test_results_are_evicted_beyond_the_bound(
     await service.prepare("ties(a, b; density=0.5)")
     (first,) = await registry.merges.entries()
     service.results.cache_bytes = int(first.size * 1.5)
+    service.results.grace_s = 0
     await service.prepare("ties(b, c; density=0.5)")
     (second,) = await registry.merges.entries()
     assert second.id != first.id
@@ -307,6 +308,64 @@ async def test_results_are_evicted_beyond_the_bound(
     assert second.digest in held and first.digest not in held
     await service.prepare("ties(a, b; density=0.5)")
     assert runs(service) == 3
+
+
+async def test_results_that_were_just_computed_are_not_evicted_yet(
+    make: Make, adapters: dict[str, Version], blobs: BlobStore
+) -> None:
+    service = await make()
+    service.results.cache_bytes = 0
+    for density in ("0.5", "0.6"):
+        await service.prepare(f"ties(a, b; density={density})")
+    first, second = await service.registry.merges.entries()
+    await blobs.fetch(first.digest)
+    await long_ago(service, blobs, first)
+    await service.results.evict(second)
+    assert await service.registry.merges.entries() == [second]
+    assert first.digest not in {blob.digest for blob in await blobs.digests()}
+
+
+async def long_ago(service: MergeService, blobs: BlobStore, entry: MergeEntry) -> None:
+    """Make it look as if the result was computed yesterday, and used last."""
+    os.utime(await blobs.fetch(entry.digest), (entry.created - 86400,) * 2)
+    await service.registry.merges.add(entry.model_copy(update={"created": entry.created - 86400}))
+
+
+async def test_a_result_that_is_saved_while_it_is_evicted_keeps_its_bytes(
+    make: Make, adapters: dict[str, Version], blobs: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service, other = await make(), await make()
+    await service.prepare(MODEL)
+    await service.prepare("ties(b, c; density=0.5)")
+    service.results.cache_bytes = 0
+    first, second = await service.registry.merges.entries()
+    await long_ago(service, blobs, first)
+    remove = service.registry.merges.remove
+
+    async def saved_first(entry: MergeEntry) -> None:
+        job = await other.submit(parse(MODEL), Saved(name="kept"))
+        assert job.version is not None and job.version.digest == entry.digest
+        await remove(entry)
+
+    monkeypatch.setattr(service.registry.merges, "remove", saved_first)
+    await service.results.evict(second)
+    assert first.id not in {entry.id for entry in await service.registry.merges.entries()}
+    await blobs.fetch(other.registry.snapshot.resolve(TENANT, "kept").digest)
+
+
+async def test_results_in_a_root_of_two_registries_leave_their_bytes(
+    make: Make, adapters: dict[str, Version], blobs: BlobStore
+) -> None:
+    service = await make()
+    await service.prepare(MODEL)
+    await service.prepare("ties(b, c; density=0.5)")
+    service.results.cache_bytes = 0
+    first, second = await service.registry.merges.entries()
+    await long_ago(service, blobs, first)
+    await blobs.claim("another")
+    await service.results.evict(second)
+    assert await service.registry.merges.entries() == [second]
+    await blobs.fetch(first.digest)
 
 
 async def test_what_another_server_evicted_is_computed_again(make: Make, adapters: dict[str, Version]) -> None:
