@@ -40,12 +40,12 @@ def operations_router(health: Health, collector: Collector, base: BaseModel) -> 
 
     @router.post(
         "/v1/collections",
-        summary="Remove versions that nothing needs, and their bytes",
-        responses=documented_errors(400, 401, 403, 413, 503),
+        summary="Remove versions that nothing needs, and bytes, which admins of the tenant public alone may",
+        responses=documented_errors(400, 401, 403, 409, 413, 503),
         dependencies=[Admin],
     )
     async def collect(caller: Asking, body: Collect) -> CollectedOut:
-        collected = await collector.of(caller.tenant).collect(body.dry_run)
+        collected = await collector.of(caller.tenant).collect(body.dry_run, with_bytes=caller.operator)
         data = [VersionOut.of(version) for version in collected.versions]
         return CollectedOut(dry_run=body.dry_run, versions=data, blobs=collected.blobs)
 

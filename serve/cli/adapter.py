@@ -173,7 +173,9 @@ def unpin(client: Client, as_json: bool, target: tuple[str, str]) -> None:
 @click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
 @remote
 def collect(client: Client, as_json: bool, dry_run: bool) -> None:
-    """Remove the versions that no alias, pin or running request needs, and their bytes.
+    """Remove the versions that no alias, pin or running request needs.
+
+    Of an admin of the tenant public, also the bytes that no version of any tenant refers to.
 
     \b
     Example:

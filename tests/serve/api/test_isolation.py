@@ -220,3 +220,15 @@ def test_limits_of_a_tenant_are_answered_with_429(tenants: Tenants) -> None:
     refused(tenants.push(tenants.of("other"), "one-more"), 429, "LimitReached", "max_bytes")
     tenants.operator.put("/v1/tenants/other", json={})
     assert tenants.push(tenants.of("other"), "one-more").status_code == 201
+
+
+def test_bytes_are_collected_by_operators_alone(tenants: Tenants) -> None:
+    acme = tenants.of("acme", "admin")
+    assert tenants.push(acme, "fleeting").status_code == 201
+    digest = acme.get("/v1/adapters/fleeting/versions/v1").json()["digest"]
+    assert acme.delete("/v1/adapters/fleeting").status_code == 200
+    for client in (acme, tenants.of("other", "admin")):
+        for dry_run in (True, False):
+            collected = client.post("/v1/collections", json={"dry_run": dry_run})
+            assert (collected.status_code, collected.json()["blobs"]) == (200, [])
+    assert digest in tenants.operator.post("/v1/collections", json={"dry_run": False}).json()["blobs"]
