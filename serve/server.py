@@ -54,6 +54,7 @@ from polyad.serve.service import (
 from polyad.serve.service.catalog import RegistryCatalog
 from polyad.serve.service.fleet import EXPIRY_S
 from polyad.serve.service.learning import open_learning
+from polyad.serve.service.scratch_folder import swept_scratch
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +76,7 @@ class Server:
         """Serve until SIGINT or SIGTERM, then let running requests end. Raises ConfigError if it cannot start."""
         listener = _listen(self.settings)
         async with (
+            swept_scratch(self._scratch),
             self._redis() as url,
             self._registry(url) as registry,
             open_learning(url, self.settings.registry_namespace, registry) as learning,
@@ -84,6 +86,10 @@ class Server:
             self.report(f"base model {base.name}: {len(base.linears)} linear modules can be adapted")
             arguments = serve_arguments(str(folder), self.options, self.settings, base)
             await self._serve(listener, registry, learning, base, arguments)
+
+    @property
+    def _scratch(self) -> Path:
+        return self.settings.state_dir / "scratch"
 
     @asynccontextmanager
     async def _redis(self) -> AsyncIterator[str]:
@@ -213,8 +219,6 @@ class Server:
         learning: LearningService,
     ) -> AdapterService:
         settings = self.settings
-        scratch = settings.state_dir / "scratch"
-        scratch.mkdir(parents=True, exist_ok=True)
         return AdapterService(
             registry,
             blobs,
@@ -223,7 +227,7 @@ class Server:
             SourcePolicy(
                 allowed_urls=settings.allow_source, hub=settings.allow_hub, max_bytes=settings.max_adapter_bytes
             ),
-            scratch,
+            self._scratch,
             residency.warm,
             tenant=PUBLIC,
             reserved=reserved,
@@ -250,7 +254,7 @@ class Server:
             known,
             MergeProcess(Path(arguments.model), settings.merge_threads, settings.max_rank),
             residency,
-            settings.state_dir / "scratch",
+            self._scratch,
             settings.merge_cache_bytes,
         )
         limits = MergeLimits(wait_s=settings.merge_wait_s, retry_s=settings.merge_retry_s)

@@ -94,6 +94,11 @@ class Runs:
             raise UnknownRun("run", id, "does not exist")
         return run
 
+    async def is_open(self, id: str) -> bool:
+        """Whether there is such a run, of whatever tenant, and it is not over."""
+        text = await self._redis.ask(self._redis.client.get(self._keys.run(id)))
+        return text is not None and not Run.model_validate_json(text).is_over
+
     async def page(self, tenant: str, before: float | None, limit: int) -> list[Run]:
         """Runs of a tenant, newest first, created before the given time."""
         newest = f"({before!r}" if before is not None else "+inf"

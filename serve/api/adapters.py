@@ -138,7 +138,7 @@ def _add_removal(router: APIRouter, mine: Any, writer: Any) -> None:
 async def _push(request: Request, service: AdapterService) -> Pushed:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
-        async with Upload.received(request, service.pace) as upload:
+        async with Upload.received(request, service.pace, service.scratch) as upload:
             return await service.push(upload.name, upload.files, upload.aliases)
     if kind == "application/json":
         try:

@@ -49,8 +49,8 @@ class Upload:
 
     @classmethod
     @asynccontextmanager
-    async def received(cls, request: Request, pace: Pace) -> AsyncIterator["Upload"]:
-        """Receive the form; its files live until the context ends. Raises InvalidInput."""
+    async def received(cls, request: Request, pace: Pace, scratch: Path) -> AsyncIterator["Upload"]:
+        """Receive the form; its files live in `scratch` until the context ends. Raises InvalidInput."""
         try:
             whole = Request(request.scope, _in_large_pieces(request.receive, pace))
             form = await whole.form(max_files=3, max_fields=2, max_part_size=4096)
@@ -58,7 +58,7 @@ class Upload:
             raise InvalidInput("body", error.detail, "multipart/form-data with the documented fields") from error
         try:
             _check_fields(form)
-            async with scratch_folder() as folder:
+            async with scratch_folder(scratch) as folder:
                 weights = await _stored(form, "weights", folder)
                 initial = await _stored(form, "initial", folder) if "initial" in form else None
                 config = await _file(form, "config").read(_MAX_CONFIG + 1)

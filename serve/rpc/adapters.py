@@ -34,7 +34,7 @@ class AdaptersServicer(adapters_pb2_grpc.AdaptersServicer):
                 raise InvalidInput("part", None if first is None else first.WhichOneof("part"), _PARTS)
             header = first.header
             service, name = self._of(caller, header.name, writes=True)
-            async with scratch_folder() as folder:
+            async with scratch_folder(self._services.adapters.scratch) as folder:
                 files = await self._received(request_iterator, folder, header.config)
                 pushed = await service.push(name, files, tuple(header.aliases))
         return adapters_pb2.UploadResponse(version=_version(pushed.version), created=pushed.created)

@@ -64,13 +64,13 @@ class AdapterService:
         self._base = base
         self._limits = limits
         self._policy = policy
-        self._scratch = scratch
         self._warm = warm
         self._tenant = tenant
         self._reserved = frozenset(reserved)
         self._adapter_root = adapter_root
         self._source_timeout_s = source_timeout_s
         self._background = Background()
+        self.scratch = scratch
         self.pace = pace or Pace()
         self._forget = forget
 
@@ -109,7 +109,7 @@ class AdapterService:
     async def push_source(self, name: str, source: str, aliases: Sequence[str] = ()) -> Pushed:
         """Push from hf:// or an allowed URL. Raises InvalidSource, UnknownSource, SourceUnavailable, and as `push`."""
         self._check_new_name(name)
-        async with scratch_folder(self._scratch) as folder:
+        async with scratch_folder(self.scratch) as folder:
             try:
                 async with asyncio.timeout(self._source_timeout_s):
                     files = await fetch_source(source, folder, self._policy)
@@ -174,7 +174,7 @@ class AdapterService:
         await self._registry.delete_adapter(self._tenant, name)
 
     async def _admit(self, files: AdapterFiles) -> VersionDraft:
-        async with scratch_folder(self._scratch) as folder:
+        async with scratch_folder(self.scratch) as folder:
             canonical = folder / "delta.safetensors"
             admitted = await self._background.run(
                 admit, files.config, files.weights, self._base, self._limits, canonical, files.initial, self.pace

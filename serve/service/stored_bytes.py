@@ -19,7 +19,7 @@ _AT_ONCE = 32
 async def needed_digests(registry: Registry) -> set[str]:
     """What any version of any tenant refers to, and any result of a merge. Raises RegistryUnavailable."""
     if not registry.live:
-        raise RegistryUnavailable("registry: Redis is away; which bytes are needed is unknown, none was removed")
+        raise RegistryUnavailable("registry: Redis is away; which bytes are needed is unknown, so none is removed")
     merged = {entry.digest for entry in await registry.merges.entries()}
     return registry.snapshot.digests() | merged
 

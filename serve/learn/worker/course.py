@@ -17,6 +17,7 @@ from polyad.serve.learn.data import Dataset, Memory, build, convert
 from polyad.serve.learn.gate import Verdict
 from polyad.serve.learn.settings import LearnSettings
 from polyad.serve.learn.train import TrainingFailed
+from polyad.serve.learn.worker.leftovers import remove_leftovers
 from polyad.serve.learn.worker.publication import Publication
 from polyad.serve.learn.worker.reins import Cancelled, Reins, held, thinned
 from polyad.serve.learn.worker.timing import rest_s
@@ -78,6 +79,7 @@ class Course:
             return await self._fail(
                 lease, run, f"it was begun {run.attempts} times and never ended: killed, or crashed"
             )
+        await remove_leftovers(self._folder, self._runs)
         settings, run = await self._begin(lease, run, policy)
         queued, interactions, memory = await self._material(run, settings)
         folder = self._folder / run.id

@@ -95,6 +95,8 @@ def make_file(tmp_path: Path) -> Callable[[bytes], Stored]:
     def make(content: bytes) -> Stored:
         digest = hashlib.sha256(content).hexdigest()
         path = tmp_path / f"made-{digest}"
+        # what was put may be the blob itself
+        path.unlink(missing_ok=True)
         path.write_bytes(content)
         return digest, path
 

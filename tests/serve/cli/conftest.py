@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import json
 import socket
+import tempfile
 import threading
 import time
 import warnings
@@ -41,6 +42,7 @@ class MemoryService:
         self.pushed: list[tuple[bytes, bytes]] = []
         self.initial: bytes | None = None
         self.pace = Pace()
+        self.scratch = Path(tempfile.gettempdir())
 
     @property
     def snapshot(self) -> Snapshot:

@@ -47,6 +47,8 @@ def store(blobs: BlobStore, tmp_path: Path) -> Callable[..., Awaitable[str]]:
 
     async def stored(content: str, age: float) -> str:
         digest = sha256(content.encode()).hexdigest()
+        # what was put may be the blob itself
+        (tmp_path / digest).unlink(missing_ok=True)
         (tmp_path / digest).write_text(content)
         await blobs.put(tmp_path / digest, digest)
         path = await blobs.fetch(digest)
