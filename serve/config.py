@@ -82,7 +82,9 @@ class Settings(BaseSettings):
     )
     merge_threads: int = Field(1, ge=1, le=64, description="Threads that compute a merge, at low priority.")
     merge_cache_bytes: int = Field(
-        8 * GIB, ge=0, description="Size bound of the results of merges; the least recently used go first."
+        8 * GIB,
+        ge=0,
+        description="Size bound of the results of merges older than a minute; the least recently used go first.",
     )
     merge_retry_s: float = Field(60, gt=0, description="How long a merge that failed is not tried again, in seconds.")
 
