@@ -19,6 +19,7 @@ from polyad.serve.api.fusion_body import FusionAnswers, without_fusion_fields
 from polyad.serve.api.gate import BodyLimit, EngineGate, TenantLimit, needs_engine
 from polyad.serve.api.json_body import JsonBody
 from polyad.serve.api.keys import keys_router
+from polyad.serve.api.media_names import check_no_media_names
 from polyad.serve.api.merges import merges_router, prepare_merges
 from polyad.serve.api.operations import operations_router
 from polyad.serve.api.recording import Recording
@@ -61,6 +62,7 @@ def complete_app(app: FastAPI, settings: Settings, base: BaseModel, supervisor: 
     def rewrite(path: str, body: object) -> object:
         if not needs_engine(path):
             return body
+        check_no_media_names(body)
         named = with_model_text(without_fusion_fields(path, body), services.compositions)
         return with_canary(named, services.learning)
 

@@ -151,7 +151,9 @@ def _refuse_constant(name: str) -> NoReturn:
 
 def _says_json(scope: Scope) -> bool:
     headers = Headers()
-    headers["content-type"] = dict(scope["headers"]).get(b"content-type", b"").decode("latin-1")
+    # The first, as handlers read it.
+    said = next((value for name, value in scope["headers"] if name == b"content-type"), b"")
+    headers["content-type"] = said.decode("latin-1")
     subtype = headers.get_content_subtype()
     return headers.get_content_maintype() == "application" and (subtype == "json" or subtype.endswith("+json"))
 

@@ -26,6 +26,7 @@ OURS: Mapping[str, str] = {
     "--host": "--host before the vLLM options",
     "--port": "--port before the vLLM options",
     "--api-key": "--api-key before the vLLM options",
+    "--root-path": "a proxy that strips the prefix",
     "--enable-lora": "nothing: adapters are always on",
     "--max-loras": "--slots",
     "--max-lora-rank": "--max-rank",
@@ -120,6 +121,8 @@ def _set_environment() -> None:
     os.environ.setdefault("VLLM_ENFORCE_STRICT_TOOL_CALLING", "0")
     # As many as OpenAI allows; vLLM's own bound of 16384 lets one small request hold up all others for minutes.
     os.environ.setdefault("VLLM_MAX_N_SEQUENCES", "128")
+    # Each of them in so many answers: a request is one to its tenant's limits, however much it asks for.
+    os.environ.setdefault("VLLM_MAX_COMPLETION_PROMPTS", "128")
     if current_platform.is_cpu():
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", _CPU_KV_CACHE_GIB)
 

@@ -63,11 +63,24 @@ class AdapterEngine(AsyncLLM):
                     observed.output(output)
                     yield output
 
-    async def _add_request(self, request: Any, *args: Any, **kwargs: Any) -> None:
-        # Whatever asks the engine for something comes through here, pooling and each of `n` answers too.
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # Whatever asks the engine for something is sent by this one, pooling and each of `n` answers too.
+        core: Any = self.engine_core
+        self._send, core.add_request_async = core.add_request_async, self._send_owned
+
+    async def _send_owned(self, request: Any) -> None:
         tenant = current_caller.get().tenant
         own(request, tenant, self.weight_of(tenant))
-        await super()._add_request(request, *args, **kwargs)
+        await self._send(request)
+
+    async def _add_request(self, request: Any, *args: Any, **kwargs: Any) -> None:
+        try:
+            await super()._add_request(request, *args, **kwargs)
+        except BaseException:
+            # It is registered already, and nobody will read what is said of it.
+            await self.abort(request.request_id, internal=True)
+            raise
 
     async def _plain(
         self, lora_request: LoRARequest | None, prompt: Any, sampling_params: Any, *args: Any, **kwargs: Any

@@ -12,6 +12,7 @@ import torch
 from vllm.v1.outputs import AsyncModelRunnerOutput
 
 from polyad.kernels.fusion.fuser import Fuser, Group, select_fuser
+from polyad.serve.engine.finite_cache import FiniteCacheRunner
 from polyad.serve.engine.interruptible_runner import InterruptibleRunner
 from polyad.serve.engine.lockstep import FusionStep
 from polyad.serve.engine.seeds import SeededCPUModelRunner
@@ -97,5 +98,5 @@ class FusingRunner:
         return output
 
 
-class FusingCPUModelRunner(FusingRunner, InterruptibleRunner, SeededCPUModelRunner):
-    """vLLM's CPU model runner, with fusions, with seeds, and with steps that can be broken off."""
+class FusingCPUModelRunner(FusingRunner, InterruptibleRunner, FiniteCacheRunner, SeededCPUModelRunner):
+    """vLLM's CPU model runner, with fusions, with seeds, with steps that can be broken off, and a cache of numbers."""

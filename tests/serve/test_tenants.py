@@ -77,6 +77,15 @@ def test_no_prompt_is_cached_for_another_tenant(client: Client, model: str) -> N
 
 
 @pytest.mark.usefixtures("adapters")
+def test_several_answers_are_a_tenants_own_too(client: Client) -> None:
+    prompt = PROMPT[::-1]
+    for tenant in ("acme", "other"):
+        assert cached(ask(client(tenant), BASE_NAME, prompt, n=2)) == 0
+        assert cached(ask(client(tenant), BASE_NAME, prompt, n=2)) > 0
+        assert cached(ask(client(tenant), BASE_NAME, prompt)) > 0, "one answer or two, it is the same tenant's cache"
+
+
+@pytest.mark.usefixtures("adapters")
 def test_names_of_another_tenant_are_unknown_models(client: Client) -> None:
     for name in ("mine", "mine@v1", "mine*0.5", f"{BASE_NAME}:mine"):
         known = ask(client("other"), name)

@@ -109,6 +109,31 @@ def test_whatever_says_json_is_checked(face: Face, kind: str) -> None:
     refused(answer, 400, "InvalidInput", "body")
 
 
+def test_the_first_of_two_kinds_counts_as_for_handlers(face: Face) -> None:
+    headers = [("content-type", "application/json"), ("content-type", "text/plain")]
+    answer = face.client.post("/v1/completions", content=b'{"a": NaN}', headers=headers)
+    refused(answer, 400, "InvalidInput", "body")
+    assert face.client.post("/tokenize", content=b'{"a": NaN}', headers=headers[::-1]).json() == 10
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"messages": [{"content": "x"}, {"content": [{"type": "text"}, {"uuid": "a"}]}]}, "messages.1.content.1.uuid"),
+        ({"messages": [[], [{"content": [{"image_url": None, "uuid": "a"}]}]]}, "messages.1.0.content.0.uuid"),
+        ({"input": [{"content": [{"type": "input_image", "uuid": ""}]}]}, "input.0.content.0.uuid"),
+    ],
+)
+def test_a_name_for_an_image_is_refused(face: Face, body: dict[str, Any], field: str) -> None:
+    refused(face.client.post("/v1/completions", json=body), 400, "Unsupported", field)
+    harmless = {
+        "metadata": {"uuid": "a"},
+        "messages": [{"content": [{"uuid": None}], "uuid": "b"}, "x", 1],
+        "input": "y",
+    }
+    assert face.client.post("/v1/completions", json=harmless).json() == harmless
+
+
 @pytest.mark.parametrize("kind", ["text/plain", "application/octet-stream", "json", "", "\xff"])
 def test_what_does_not_is_left_to_the_handler(face: Face, kind: str) -> None:
     headers = {"content-type": kind.encode("latin-1")}
