@@ -18,6 +18,8 @@ from polyad.adapters_store.source.policy import SourcePolicy
 SCHEME = "hf://"
 
 _TIMEOUT_SECONDS = 30.0
+# None would mean HF_TOKEN or the cached login: the operator's own, for whatever repository a client names.
+_ANONYMOUS = False
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
 _SOURCE = re.compile(
     rf"hf://(?P<repo>{_NAME}/{_NAME})(?:@(?P<revision>[A-Za-z0-9][A-Za-z0-9._/-]{{0,199}}))?", re.ASCII
@@ -48,7 +50,7 @@ def fetch_from_hub(source: str, into: Path, policy: SourcePolicy) -> AdapterFile
 def _look_up(repo: str, revision: str, policy: SourcePolicy) -> tuple[str, dict[str, int | None]]:
     from huggingface_hub import HfApi
 
-    api = HfApi(endpoint=policy.hub_endpoint, token=policy.hub_token)
+    api = HfApi(endpoint=policy.hub_endpoint, token=policy.hub_token or _ANONYMOUS)
     info = api.model_info(repo, revision=revision, files_metadata=True, timeout=_TIMEOUT_SECONDS)
     if info.sha is None:
         raise SourceUnavailable(f"source: the Hub names no commit for {repo}@{revision}")
@@ -79,7 +81,7 @@ def _download(repo: str, commit: str, name: str, into: Path, policy: SourcePolic
             revision=commit,
             local_dir=into,
             endpoint=policy.hub_endpoint,
-            token=policy.hub_token,
+            token=policy.hub_token or _ANONYMOUS,
             etag_timeout=_TIMEOUT_SECONDS,
         )
     )

@@ -245,8 +245,10 @@ class Server(BaseHTTPRequestHandler):
     """The Hub's HTTP interface, as far as its client needs it here; and any other web server."""
 
     pages: ClassVar[dict[str, tuple[int, dict[str, str], bytes]]] = {}
+    tokens: ClassVar[set[str | None]] = set()
 
     def do_GET(self) -> None:
+        self.tokens.add(self.headers["Authorization"])
         status, headers, body = self.pages.get(self.path.partition("?")[0], (404, {}, b""))
         self.send_response(status)
         for name, value in {"Content-Length": str(len(body)), **headers}.items():
@@ -264,6 +266,7 @@ class Server(BaseHTTPRequestHandler):
 @pytest.fixture
 def server() -> Iterator[str]:
     Server.pages.clear()
+    Server.tokens.clear()
     with ThreadingHTTPServer(("127.0.0.1", 0), Server) as listening:
         thread = Thread(target=listening.serve_forever, args=(0.01,))
         thread.start()
@@ -292,6 +295,16 @@ async def test_hub(server: str, tmp_path: Path, source: str, revision: str) -> N
     assert (files.config, files.weights.read_bytes()) == (b"{}", b"weights")
     assert files.source == f"hf://org/repo@{COMMIT}"
     assert files.initial is None
+
+
+@pytest.mark.parametrize(("token", "sent"), [(None, None), ("theirs", "Bearer theirs")])
+async def test_the_hub_sees_no_token_but_the_configured_one(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, token: str | None, sent: str | None
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_operator")
+    publish(config=b"{}", weights=b"weights", initial=b"before")
+    await fetch_source("hf://org/repo", tmp_path, policy(hub_endpoint=server, hub_token=token))
+    assert Server.tokens == {sent}
 
 
 async def test_initial_weights_from_the_hub(server: str, tmp_path: Path) -> None:
