@@ -8,7 +8,8 @@ from typing import Any
 from redis.exceptions import RedisClusterException, RedisError
 
 from polyad.adapters_store.errors import RegistryUnavailable
-from polyad.adapters_store.registry.connection import Client, close, connect, drop_idle, masked
+from polyad.adapters_store.masking import masked
+from polyad.adapters_store.registry.connection import Client, close, connect, drop_idle
 
 _SCRIPTS = files("polyad.adapters_store.feedback") / "scripts"
 _TIMEOUT_S = 5.0

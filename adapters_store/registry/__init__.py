@@ -1,6 +1,6 @@
 """The registry of adapters, versions, aliases, saved compositions, keys and limits: in Redis, and in memory."""
 
-from polyad.adapters_store.registry.connection import masked
+from polyad.adapters_store.masking import masked
 from polyad.adapters_store.registry.embedded import EmbeddedRedis
 from polyad.adapters_store.registry.events import Change, Event, Reloaded
 from polyad.adapters_store.registry.merge_ledger import MergeLedger

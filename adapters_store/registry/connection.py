@@ -12,6 +12,7 @@ from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.backoff import NoBackoff
 
 from polyad.adapters_store.errors import ConfigError
+from polyad.adapters_store.masking import masked
 
 Client: TypeAlias = Redis | RedisCluster
 
@@ -43,12 +44,6 @@ _SCHEMES: dict[str, _Parsers] = {
 _REDIS_PORT = 6379
 _SENTINEL_PORT = 26379
 _CONNECT_S = 2.0
-
-
-def masked(url: str) -> str:
-    """The URL without its credentials, for logs and messages."""
-    bare = re.sub(r"^([^:/@]*://)?.*@", r"\1***@", url, flags=re.DOTALL)
-    return re.sub(r"([?&][^=&]*pass[^=&]*=)[^&]*", r"\1***", bare)
 
 
 def connect(url: str) -> Client:

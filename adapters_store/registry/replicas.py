@@ -8,7 +8,8 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from polyad.adapters_store.errors import RegistryUnavailable
-from polyad.adapters_store.registry.connection import close, connect, masked
+from polyad.adapters_store.masking import masked
+from polyad.adapters_store.registry.connection import close, connect
 from polyad.adapters_store.registry.records import Record
 from polyad.adapters_store.registry.store import REDIS_ERRORS
 

@@ -19,8 +19,9 @@ from redis.exceptions import (
 )
 
 from polyad.adapters_store.errors import ConfigError, InvalidName, RegistryUnavailable
+from polyad.adapters_store.masking import masked
 from polyad.adapters_store.names import check_name
-from polyad.adapters_store.registry.connection import Client, close, connect, drop_idle, masked
+from polyad.adapters_store.registry.connection import Client, close, connect, drop_idle
 from polyad.adapters_store.registry.events import Change
 from polyad.adapters_store.registry.records import Composition, Header, Key, Tenant, Version
 from polyad.adapters_store.registry.snapshot import Snapshot

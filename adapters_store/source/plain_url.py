@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 
 from polyad.adapters_store.errors import InvalidSource
+from polyad.adapters_store.masking import masked
 
 ALLOWED = (
     "scheme://host/path of letters, digits and -._~+=, without empty, '.' or '..' segments, "
@@ -24,14 +25,17 @@ class PlainUrl:
     @classmethod
     def parse(cls, field: str, text: str) -> "PlainUrl":
         """Raises InvalidSource for whatever is not plain. Nothing is decoded or normalised: what is odd is refused."""
-        match = _URL.fullmatch(text) if len(text) <= _MAX_LENGTH else None
+        if len(text) > _MAX_LENGTH:
+            raise InvalidSource(field, f"{len(text)} characters", f"at most {_MAX_LENGTH}: {ALLOWED}")
+        refusal = InvalidSource(field, masked(text), ALLOWED)
+        match = _URL.fullmatch(text)
         if match is None:
-            raise InvalidSource(field, text, ALLOWED)
+            raise refusal
         segments = tuple(match["path"].split("/")[1:])
         if not all(_SEGMENT.fullmatch(part) and part not in (".", "..") for part in segments):
-            raise InvalidSource(field, text, ALLOWED)
+            raise refusal
         if match["host"] in (".", "..") or not (match["host"] or segments):
-            raise InvalidSource(field, text, ALLOWED)
+            raise refusal
         return cls(match["scheme"], match["host"], segments)
 
     def is_under(self, prefix: "PlainUrl") -> bool:

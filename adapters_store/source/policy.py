@@ -10,8 +10,8 @@ from polyad.adapters_store.source.plain_url import PlainUrl
 class SourcePolicy:
     """`allowed_urls` are prefixes of fsspec URLs; a source lies under one of them, whole path segments compared.
 
-    Raises ConfigError for a prefix that is no plain URL. `hub_endpoint` None means the client's own default; `hub_token` None
-    asks the Hub as nobody.
+    Raises ConfigError for a prefix that is no plain URL. `hub_endpoint` None means the client's own default;
+    `hub_token` None asks the Hub as nobody.
     """
 
     max_bytes: int

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import click
 
+from polyad.adapters_store.masking import masked
 from polyad.serve.cli.event_stream import events
 from polyad.serve.cli.failure import Failure
 
@@ -35,7 +36,8 @@ class Client:
     def __init__(self, url: str, key: str | None) -> None:
         import httpx
 
-        self.url = url
+        # As messages show it.
+        self.url = masked(url)
         self._http = httpx.Client(
             base_url=url,
             headers={"Authorization": f"Bearer {key}"} if key else {},
@@ -160,7 +162,7 @@ def _url(_: click.Context, parameter: click.Parameter, value: str) -> str:
     except ValueError:
         valid = False
     if not valid:
-        raise click.BadParameter(f"got {value!r}, allowed: {URL_RULE}")
+        raise click.BadParameter(f"got {masked(value)!r}, allowed: {URL_RULE}")
     return value.rstrip("/")
 
 

@@ -110,6 +110,15 @@ async def test_what_is_not_allowed(memory: Any, tmp_path: Path, source: str) -> 
     assert names(tmp_path) == []
 
 
+@pytest.mark.parametrize(
+    "source", ["s3://user:secret@bucket/one", "s3://u:12/secret@bucket/one", "a::b://u:secret@c/d"]
+)
+async def test_a_password_in_a_url_is_not_quoted(tmp_path: Path, source: str) -> None:
+    with pytest.raises(InvalidSource, match=r"source: got '.*\*\*\*@") as refused:
+        await fetch_source(source, tmp_path, policy("s3://bucket"))
+    assert "secret" not in str(refused.value)
+
+
 async def test_prefixes_end_at_a_segment(memory: Any, tmp_path: Path) -> None:
     memory.mv("/allowed-evil/one", "/allowed/one-evil", recursive=True)
     with pytest.raises(InvalidSource, match="source: got"):

@@ -42,6 +42,18 @@ def test_refused_connection_says_where_and_what_to_do() -> None:
     assert "polyad serve MODEL" in result.stderr and "POLYAD_URL" in result.stderr
 
 
+def test_a_password_in_the_url_is_not_shown() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    for url in (f"http://user:secret@127.0.0.1:{port}", "http://user:secret@x:99999", "http://user:sec/secret@x"):
+        result = CliRunner().invoke(polyad, ["models", "--url", url])
+        assert result.exit_code in (1, 2)
+        assert "***@" in result.stderr and "secret" not in result.output
+    with answering(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n<html>") as url:
+        result = CliRunner().invoke(polyad, ["models", "--url", url.replace("//", "//user:secret@")])
+    assert "http://***@127.0.0.1" in result.stderr and "secret" not in result.output
+
+
 def test_error_of_the_server_is_one_line(run: Run) -> None:
     result = run("adapter", "show", "nobody")
     assert (result.exit_code, result.stdout) == (1, "")
