@@ -104,7 +104,7 @@ class FullMerge:
             measured = _Measured(name, tasks)
             merged = self._merge(name, tasks, places)
             dtype = self.dtype or (stored[0] if origin is None else origin).dtype
-            result = (merged if start is None else start + merged).to(dtype).contiguous()
+            result = _cast(name, merged if start is None else start + merged, dtype)
             yield name, result, measured.report(merged, result)
 
     def _merge(self, name: str, tasks: list[torch.Tensor], places: Places) -> torch.Tensor:
@@ -124,6 +124,16 @@ class FullMerge:
         for path in source.iterdir():
             if path.is_file() and (path.name in _COPIED or path.name.startswith(("tokenizer", "merges"))):
                 shutil.copyfile(path, folder / path.name)
+
+
+def _cast(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    result = tensor.to(dtype).contiguous()
+    if not result.isfinite().all():
+        given = f"values that are not finite as {str(dtype).removeprefix('torch.')}"
+        raise InvalidInput(
+            name, given, "finite ones: finite models, smaller weights, or an out_dtype of a larger range"
+        )
+    return result
 
 
 class _Shards:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from polyad.adapters_store.errors import InvalidInput, Unsupported
@@ -178,6 +179,15 @@ def test_nothing_but_a_refusal_comes_of_junk(name: str) -> None:
         except InvalidInput:
             refused += 1
     assert refused > 100
+
+
+def test_values_beyond_the_dtype_are_refused_and_nothing_stays(models: Path, tmp_path: Path) -> None:
+    config = _copy("task arithmetic") | {"parameters": {"lambda": 1000, "weight": 1000}}
+    for model in config["models"]:
+        del model["parameters"]
+    with pytest.raises(InvalidInput, match=r"\.weight: got 'values that are not finite as float16'"):
+        merge_models(config, models, tmp_path / "out", shard_bytes=1, dtype=torch.float16)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_linear_says_what_it_takes_the_base_model_for(models: Path, tmp_path: Path) -> None:
