@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from polyad.adapters_store.delta import LowRank, ModuleDelta, ModuleSource, TensorSource
+from polyad.adapters_store.errors import InvalidAdapter
 from polyad.adapters_store.formats.conversion import Form, converted
 from polyad.adapters_store.formats.dora import dora_delta
 from polyad.adapters_store.formats.lora_config import LoraConfig
@@ -40,6 +41,10 @@ class LoraModules:
 
     def _check(self, module: str, target: Target) -> None:
         base = self.biases.base
+        if self.config.residual == "olora" and module in base.transposed:
+            # PEFT factors such a weight as it lies, [in, out], into A and B of the wrong sides
+            allowed = f"another for {module}: PEFT's OLoRA is wrong for layers whose weights lie transposed (Conv1D)"
+            raise InvalidAdapter("adapter_config.init_lora_weights", "olora", allowed)
         out_features, in_features = base.linears[module]
         why = (
             f"rank {target.rank}; "

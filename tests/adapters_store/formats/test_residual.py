@@ -75,6 +75,15 @@ def test_conv1d_layers(gpt2: Tiny, tmp_path: Path) -> None:
     gpt2.assert_as(model, Adapter(tmp_path, gpt2.base, initial=tmp_path / "initial" / "adapter_model.safetensors"))
 
 
+def test_olora_of_conv1d_layers_is_refused(gpt2: Tiny, tmp_path: Path) -> None:
+    config = LoraConfig(r=3, target_modules=["attn.c_proj"], init_lora_weights="olora", fan_in_fan_out=True)
+    get_peft_model(copy.deepcopy(gpt2.model), config).save_pretrained(tmp_path)
+    adapter = Adapter(tmp_path, gpt2.base, initial=tmp_path / "adapter_model.safetensors")
+    with pytest.raises(InvalidAdapter, match=r"init_lora_weights: got 'olora'.*attn\.c_proj.*Conv1D"):
+        adapter.admit()
+    assert adapter.left_behind() == []
+
+
 def test_untrained_it_changes_nothing(tiny: Tiny, tmp_path: Path) -> None:
     model = get_peft_model(
         copy.deepcopy(tiny.model), LoraConfig(r=3, target_modules=TARGETS, init_lora_weights="pissa")
