@@ -1,6 +1,7 @@
 """`polyad merge`: adapters or whole models, merged as a file says. No server."""
 
 import json
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -43,18 +44,37 @@ def merge(recipe: Path, out: Path, base_name: str | None, threads: int, picture:
       polyad adapter push merged ./merged
     """
     try:
+        _check_picture(picture, out)
         with _bar() as progress:
             report = _merged(_read(recipe), recipe.parent, out, base_name, threads, progress)
     except PolyadError as error:
         raise Failure(str(error)) from error
     if picture is not None:
-        from polyad.adapters_store.merge.heat_map import heat_map
-
-        picture.write_text(heat_map(report))
+        _write_picture(picture, report)
     if as_json:
         print_json(report.as_json())
     else:
         _show(report, out)
+
+
+def _check_picture(picture: Path | None, out: Path) -> None:
+    if picture is None:
+        return
+    if os.path.lexists(picture) or picture.absolute() == out.absolute():
+        raise InvalidInput("--picture", str(picture), "a file that is not there yet")
+    if not picture.parent.is_dir():
+        raise InvalidInput("--picture", str(picture), "a file in a folder that is there")
+
+
+def _write_picture(picture: Path, report: "Report") -> None:
+    from polyad.adapters_store.merge.heat_map import heat_map
+
+    try:
+        # It may have come into being since the check.
+        with picture.open("x") as file:
+            file.write(heat_map(report))
+    except OSError as error:
+        raise Failure(f"the merge is written, its picture is not: {error}") from error
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -145,6 +145,19 @@ def test_what_is_there_is_not_overwritten(folder: Path) -> None:
     assert again.exit_code == 1 and "not there yet" in again.stderr
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("recipe.yaml", "not there yet"), ("link", "not there yet"), ("out", "not there yet"), ("no/x.svg", "folder")],
+)
+def test_a_picture_is_a_new_file_in_a_folder_that_is_there(folder: Path, name: str, message: str) -> None:
+    (folder / "link").symlink_to(folder / "nowhere")
+    result = run(folder, TIES, "--picture", str(folder / name))
+    assert result.exit_code == 1
+    assert "--picture: got" in result.stderr and message in result.stderr and result.stderr.count("\n") == 1
+    assert not (folder / "out").exists() and not (folder / "nowhere").exists()
+    assert yaml.safe_load((folder / "recipe.yaml").read_text()) == TIES
+
+
 def test_statistics_come_from_files(folder: Path, tiny: Tiny) -> None:
     from safetensors.torch import save_file
 
