@@ -38,7 +38,7 @@ def write_adapter(delta: Delta, base_name: str, out: Path, others: Mapping[str, 
 
     Raises InvalidInput for one whose modules are not all low-rank or all sparse.
     """
-    if out.exists():
+    if os.path.lexists(out):
         raise InvalidInput("out", str(out), "a folder that is not there yet")
     config, tensors = _as_lora(delta) if all(one.is_low_rank for one in delta.modules.values()) else _as_sft(delta)
     partial = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))

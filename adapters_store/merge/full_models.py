@@ -44,7 +44,7 @@ class FullMerge:
 
     def write(self, out: Path, progress: Progress) -> Report:
         """Write the merged model to `out`, whole or not at all. Raises InvalidInput."""
-        if out.exists():
+        if os.path.lexists(out):
             raise InvalidInput("out", str(out), "a folder that is not there yet")
         if self.base is None and not self.recipe.declaration.on_weights:
             raise InvalidInput("base_model", None, f"a model: {self.recipe.method} merges what differs from it")

@@ -96,6 +96,8 @@ def _merged(
 ) -> "Report":
     from polyad.adapters_store.merge.mergekit import is_mergekit
 
+    if os.path.lexists(out):
+        raise InvalidInput("--out", str(out), "a folder that is not there yet")
     out.parent.mkdir(parents=True, exist_ok=True)
     if is_mergekit(value):
         if base_name is not None:

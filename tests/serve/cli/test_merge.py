@@ -141,8 +141,16 @@ def test_a_file_that_is_no_yaml_is_one_line(folder: Path) -> None:
 
 def test_what_is_there_is_not_overwritten(folder: Path) -> None:
     assert run(folder, TIES).exit_code == 0
-    again = run(folder, TIES)
-    assert again.exit_code == 1 and "not there yet" in again.stderr
+    # before anything is computed, or even read
+    again = run(folder, TIES | {"inputs": [{"of": "nobody"}]})
+    assert again.exit_code == 1 and "--out: got" in again.stderr and "not there yet" in again.stderr
+
+
+def test_a_link_is_no_new_folder(folder: Path) -> None:
+    (folder / "out").symlink_to(folder / "nowhere")
+    result = run(folder, TIES)
+    assert result.exit_code == 1 and "not there yet" in result.stderr
+    assert (folder / "out").is_symlink() and not (folder / "nowhere").exists()
 
 
 @pytest.mark.parametrize(
