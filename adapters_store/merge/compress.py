@@ -56,6 +56,10 @@ class Compress:
             value = getattr(self, name)
             if value is not None and not (isinstance(value, int | float) and 0 < value <= 1):
                 raise InvalidInput(f"compress.{name}", value, "a share, above 0 and at most 1")
+        below = self.sparse_below
+        # true is an integer to Python, and NaN is in no range
+        if isinstance(below, bool) or not (isinstance(below, int | float) and 0 <= below <= 1):
+            raise InvalidInput("compress.sparse_below", below, "a share, from 0 to 1")
 
     @property
     def most_ranks(self) -> int | None:

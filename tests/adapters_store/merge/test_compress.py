@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 
@@ -89,3 +91,10 @@ def test_a_sum_within_the_bound_is_left_alone() -> None:
 def test_nonsense_is_refused(given: dict[str, float]) -> None:
     with pytest.raises(InvalidInput, match="compress"):
         Compress(**given)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("below", [-0.1, 1.5, float("nan"), float("inf"), True, "0.5", None])
+def test_sparse_below_is_a_share(below: Any) -> None:
+    with pytest.raises(InvalidInput, match="compress.sparse_below: got .*, allowed: a share, from 0 to 1"):
+        Compress(rank=1, sparse_below=below)
+    assert [Compress(rank=1, sparse_below=share).sparse_below for share in (0, 0.5, 1)] == [0, 0.5, 1]
