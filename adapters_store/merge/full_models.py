@@ -28,7 +28,16 @@ from polyad.adapters_store.merge.setting import Places
 from polyad.adapters_store.merge.task import written
 
 _SHARD_BYTES = 4 * 2**30
-_COPIED = ("config.json", "generation_config.json", "chat_template.jinja", "special_tokens_map.json", "vocab.json")
+_CONFIG = "config.json"
+_COPIED = (
+    _CONFIG,
+    "generation_config.json",
+    "chat_template.jinja",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,11 +59,14 @@ class FullMerge:
             raise InvalidInput("base_model", None, f"a model: {self.recipe.method} merges what differs from it")
         if self.recipe.variant in self.recipe.declaration.whole_model:
             raise InvalidInput("variant", self.recipe.variant, "a variant that looks at one tensor at a time")
+        config = self._config()
         began = time.monotonic()
         partial = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
         try:
             reports = self._write_shards(partial, progress)
             self._copy_rest(partial)
+            if config is not None:
+                (partial / _CONFIG).write_text(config)
             partial.chmod(0o755)
             os.replace(partial, out)
         except BaseException:
@@ -118,6 +130,22 @@ class FullMerge:
             raise InvalidInput("method", method.name, "a method that merges tensors")
         tensors = Tensors(name, tasks, weights, values, recipe.input_values(name, places), recipe.seed)
         return written(method.combine(tensors))
+
+    def _config(self) -> str | None:
+        """The model's config with the dtype of the result. None for one that stays as it is, or is not there."""
+        path = self._all_folders()[0] / _CONFIG
+        if self.dtype is None or not path.is_file():
+            return None
+        try:
+            config = json.loads(path.read_text())
+        except (OSError, ValueError, RecursionError) as error:
+            raise InvalidInput("models", path.parent.name, f"a model with a readable {_CONFIG}") from error
+        if not isinstance(config, dict):
+            raise InvalidInput("models", path.parent.name, f"a model whose {_CONFIG} is an object")
+        # transformers writes `dtype`; it wrote `torch_dtype` once, and others still read that
+        keys = ("dtype", *(key for key in ("torch_dtype",) if key in config))
+        config |= dict.fromkeys(keys, str(self.dtype).removeprefix("torch."))
+        return json.dumps(config, indent=2, sort_keys=True) + "\n"
 
     def _copy_rest(self, folder: Path) -> None:
         source = self._all_folders()[0]

@@ -1,5 +1,7 @@
 """Against mergekit itself: whole models through its own pipeline, and its random methods with our random numbers."""
 
+import json
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from transformers import LlamaForCausalLM
 
 from polyad.adapters_store.merge import Tensors, method_of
 from polyad.adapters_store.merge.counter_random import stream, uniform
@@ -58,6 +61,28 @@ def test_a_merged_model_in_shards_is_the_same(models: Path, tmp_path: Path) -> N
         assert torch.equal(together.pop(name), tensor)
     assert together == {}
     llama().from_pretrained(tmp_path / "many")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, None])
+def test_a_merged_model_is_whole_and_says_its_dtype(models: Path, tmp_path: Path, dtype: torch.dtype | None) -> None:
+    base = tmp_path / "base"
+    for name in ("base", "a", "b"):
+        shutil.copytree(models / name, tmp_path / name)
+    vocabulary = ("vocab.txt", "added_tokens.json", "vocab.json", "merges.txt")
+    for name in vocabulary:
+        (base / name).write_text(f"content of {name}")
+    (base / "training.log").write_text("")
+    config = json.loads((base / "config.json").read_text()) | {"torch_dtype": "float32"}
+    (base / "config.json").write_text(json.dumps(config))
+    merge_models(CONFIGS["task arithmetic"], tmp_path, tmp_path / "out", dtype=dtype)
+    assert [(tmp_path / "out" / name).read_text() for name in vocabulary] == [
+        f"content of {name}" for name in vocabulary
+    ]
+    assert not (tmp_path / "out" / "training.log").exists()
+    said = {} if dtype is None else {"dtype": "bfloat16", "torch_dtype": "bfloat16"}
+    assert json.loads((tmp_path / "out" / "config.json").read_text()) == config | said
+    loaded = LlamaForCausalLM.from_pretrained(tmp_path / "out", dtype="auto")
+    assert loaded.dtype == (dtype or torch.float32)
 
 
 @pytest.mark.parametrize("method", ["dare_linear", "dare_ties", "della", "della_linear"])
