@@ -17,7 +17,7 @@ from polyad.adapters_store.base_model import BaseModel
 from polyad.adapters_store.delta import Delta, read_delta
 from polyad.adapters_store.errors import InvalidInput
 from polyad.adapters_store.formats.sft import INDICES, VALUES
-from polyad.adapters_store.source.adapter_files import CONFIG_FILE, WEIGHTS_FILE
+from polyad.adapters_store.source.adapter_files import CONFIG_FILE, INITIAL_FILE, WEIGHTS_FILE
 
 # One's own files: bounded, so that a broken header allocates nothing absurd.
 _LIMITS = Limits(max_rank=2**16, max_bytes=2**40, max_delta_bytes=2**40, max_sparse_values_in_all=2**40)
@@ -25,11 +25,11 @@ _LIMITS = Limits(max_rank=2**16, max_bytes=2**40, max_delta_bytes=2**40, max_spa
 
 def read_adapter(folder: Path, base: BaseModel, scratch: Path) -> Delta:
     """The delta of an adapter's folder, checked as a push is. Raises InvalidAdapter, InvalidInput."""
-    config, weights = folder / CONFIG_FILE, folder / WEIGHTS_FILE
+    config, weights, initial = (folder / name for name in (CONFIG_FILE, WEIGHTS_FILE, INITIAL_FILE))
     if not config.is_file() or not weights.is_file():
         raise InvalidInput("adapter", str(folder), f"a folder with {CONFIG_FILE} and {WEIGHTS_FILE}")
     canonical = Path(tempfile.mkdtemp(dir=scratch)) / "delta.safetensors"
-    admit(config.read_bytes(), weights, base, _LIMITS, canonical)
+    admit(config.read_bytes(), weights, base, _LIMITS, canonical, initial if initial.is_file() else None)
     return read_delta(canonical)
 
 

@@ -1,5 +1,6 @@
 """`polyad merge` on adapters and models that the test wrote."""
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 import torch
 import yaml
 from click.testing import CliRunner, Result
-from peft import LoraConfig
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 
 from polyad.adapters_store.delta import dense
@@ -63,6 +64,19 @@ def test_the_result_can_be_pushed_and_is_the_merge(folder: Path, tiny: Tiny, com
     assert ("exact" in result.stdout) == (compress is None)
     recipe = json.loads((folder / "out" / "merge_recipe.json").read_text())
     assert recipe["variant"] == "mergekit" and recipe["seed"] == 0
+
+
+def test_an_adapter_against_a_residual_is_merged_with_its_initial_weights(folder: Path, tiny: Tiny) -> None:
+    config = LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=["q_proj"], init_lora_weights="pissa")
+    model = get_peft_model(copy.deepcopy(tiny.model), config)
+    model.save_pretrained(folder / "p" / "initial")
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            parameter.data *= 1.5
+    model.save_pretrained(folder / "p")
+    result = run(folder, {"base": "base", "method": "linear", "inputs": [{"of": "p", "weight": 1.0}]})
+    assert result.exit_code == 0, result.output
+    tiny.assert_as(model, Adapter(folder / "out", tiny.base), rtol=1e-4)
 
 
 def test_the_report_is_json_and_a_picture(folder: Path) -> None:
