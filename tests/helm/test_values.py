@@ -35,7 +35,7 @@ def test_what_the_pod_is_given_makes_the_servers_own_defaults(monkeypatch: pytes
             monkeypatch.setenv(name, value if isinstance(value, str) else f"from-{name.lower()}")
     seen, ours = Settings.load(), Settings.model_fields
     differs = {name for name, field in ours.items() if getattr(seen, name) != field.default}
-    assert differs == {"host", "api_key", "admin_key", "redis_url", "state_dir", "blobs"}
+    assert differs == {"host", "api_key", "admin_key", "metrics_key", "redis_url", "state_dir", "blobs"}
     assert str(seen.state_dir) == "/var/lib/polyad"
 
 
