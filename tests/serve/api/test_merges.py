@@ -9,6 +9,8 @@ import pytest
 from tests.serve.api.conftest import BASE, Face, refused
 
 TIES = "ties(m-a, m-b*0.5; density=0.4)"
+# Merges are computed at the lowest priority: where others keep the cores busy, they wait.
+PATIENCE_S = 180
 
 
 @pytest.fixture(autouse=True)
@@ -19,13 +21,13 @@ def adapters(face: Face) -> None:
 
 
 def finished(face: Face, job: str) -> dict[str, Any]:
-    end = time.monotonic() + 60
+    end = time.monotonic() + PATIENCE_S
     while time.monotonic() < end:
         found: dict[str, Any] = face.client.get(f"/v1/merges/{job}").json()
         if found["status"] in ("done", "failed"):
             return found
         time.sleep(0.05)
-    raise AssertionError(f"{job} did not end in 60 s")
+    raise AssertionError(f"{job} did not end in {PATIENCE_S} s")
 
 
 def test_a_job_has_a_status_and_a_report(face: Face) -> None:
@@ -65,7 +67,7 @@ def test_a_merge_becomes_a_version(face: Face, name: str) -> None:
     body = {"expression": {"merge": "slerp", "of": [{"adapter": "m-a"}, {"adapter": "m-b"}]}, "save": {"name": name}}
     job = face.client.post("/v1/merges", json=body).json()["id"]
     assert finished(face, job)["status"] == "done"
-    end = time.monotonic() + 60
+    end = time.monotonic() + PATIENCE_S
     while face.client.get(f"/v1/adapters/{name}").status_code == httpx.codes.NOT_FOUND and time.monotonic() < end:
         time.sleep(0.05)
     version = face.client.get(f"/v1/adapters/{name}/versions/v1").json()
